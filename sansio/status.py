@@ -1,0 +1,216 @@
+"""Why a handshake failed, and what each side is told about it.
+
+One table, `OUTCOMES`, maps every cause of failure to the status that the kernel's consumer gets in DONE and
+to the alert that the peer gets.  Everything above (lifecycle, log lines, metrics, documentation) reads it.
+
+The statuses are those that the kernel's `Documentation/networking/tls-handshake.rst` defines (0, EACCES,
+ENOMEM, EINVAL, ENOKEY, EIO) and ETIMEDOUT, which sunrpc passes on unchanged.  sunrpc turns every other status
+into EACCES.  The NVMe host never connects again after ENOKEY or EKEYREJECTED: ENOKEY is kept for
+what a second try can't mend.
+"""
+
+import enum
+import errno
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+class Alert(enum.IntEnum):
+    """AlertDescription, RFC 8446 section 6 (and the registry for the values of its extensions)."""
+
+    CLOSE_NOTIFY = 0
+    UNEXPECTED_MESSAGE = 10
+    BAD_RECORD_MAC = 20
+    RECORD_OVERFLOW = 22
+    HANDSHAKE_FAILURE = 40
+    BAD_CERTIFICATE = 42
+    UNSUPPORTED_CERTIFICATE = 43
+    CERTIFICATE_REVOKED = 44
+    CERTIFICATE_EXPIRED = 45
+    CERTIFICATE_UNKNOWN = 46
+    ILLEGAL_PARAMETER = 47
+    UNKNOWN_CA = 48
+    ACCESS_DENIED = 49
+    DECODE_ERROR = 50
+    DECRYPT_ERROR = 51
+    PROTOCOL_VERSION = 70
+    INSUFFICIENT_SECURITY = 71
+    INTERNAL_ERROR = 80
+    INAPPROPRIATE_FALLBACK = 86
+    USER_CANCELED = 90
+    MISSING_EXTENSION = 109
+    UNSUPPORTED_EXTENSION = 110
+    UNRECOGNIZED_NAME = 112
+    BAD_CERTIFICATE_STATUS_RESPONSE = 113
+    UNKNOWN_PSK_IDENTITY = 115
+    CERTIFICATE_REQUIRED = 116
+    NO_APPLICATION_PROTOCOL = 120
+
+
+class Cause(enum.Enum):
+    """Every reason for which a request can end without keys."""
+
+    PEER_ALERT = "the peer ended the handshake with an alert"
+    PROTOCOL_VIOLATION = "the peer broke the TLS protocol"
+    NO_COMMON_PARAMETERS = "no TLS parameters that both sides accept"
+    BAD_CERTIFICATE = "the peer's certificate is not valid"
+    CERTIFICATE_EXPIRED = "the peer's certificate is outside its validity period"
+    CERTIFICATE_REVOKED = "the peer's certificate has been revoked"
+    UNKNOWN_CA = "the peer's certificate comes from no trusted authority"
+    NAME_MISMATCH = "the peer's certificate is for another name"
+    WRONG_PURPOSE = "the peer's certificate is not meant for this role"
+    NO_PEER_CERTIFICATE = "the peer presented no certificate"
+    UNKNOWN_PSK = "the peer offered no pre-shared key that this side knows"
+    PSK_MISMATCH = "the peer has another pre-shared key of the same identity"
+    NO_CREDENTIALS = "no certificate or key is configured for this role"
+    NO_TRUST_ANCHORS = "no trusted authority is configured to verify the peer with"
+    KEY_UNREADABLE = "a key that the request names can't be read"
+    PSK_UNAVAILABLE = "the pre-shared keys that the request names can't be read now"
+    PSK_UNUSABLE = "the pre-shared keys that the request names can never be used"
+    TIMED_OUT = "the handshake did not end in time"
+    CANCELLED = "the kernel's consumer hung up"
+    END_OF_FILE = "the peer closed the connection"
+    CONNECTION_LOST = "the connection broke"
+    KTLS_REFUSED = "the kernel refused the keys"
+    NO_MEMORY = "out of memory or descriptors"
+    INVALID_REQUEST = "the kernel's request is incomplete or contradictory"
+    SHUTDOWN = "the agent is stopping"
+    INTERNAL = "a defect in the agent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What each side is told about one cause.
+
+    Attributes:
+        status: The positive errno that goes into DONE's STATUS attribute.
+        alert: The alert that the peer gets; None where it gets none, or where the cause itself brings one.
+        why: Why this status and this alert.
+    """
+
+    status: int
+    alert: Alert | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """One failed handshake.
+
+    Attributes:
+        cause: The row of `OUTCOMES`.
+        reason: A sentence with the facts of this case, for the log: what, where, and what to do.
+        alert: The alert sent to or received from the peer; None if there was none.
+    """
+
+    cause: Cause
+    reason: str
+    alert: Alert | None = None
+
+    @property
+    def status(self) -> int:
+        """The positive errno for DONE."""
+        return OUTCOMES[self.cause].status
+
+
+def _rejected(alert: Alert | None, why: str) -> Outcome:
+    return Outcome(status=errno.EACCES, alert=alert, why=why)
+
+
+OUTCOMES: Final[Mapping[Cause, Outcome]] = MappingProxyType(
+    {
+        Cause.PEER_ALERT: _rejected(None, "The peer rejected us; an alert is not answered (RFC 8446, 6.2)."),
+        Cause.PROTOCOL_VIOLATION: _rejected(
+            None, "The peer could not be authenticated; the violation itself names the alert."
+        ),
+        Cause.NO_COMMON_PARAMETERS: _rejected(
+            Alert.HANDSHAKE_FAILURE, "RFC 8446, 4.1.1: no overlap in suites, groups or schemes."
+        ),
+        Cause.BAD_CERTIFICATE: _rejected(Alert.BAD_CERTIFICATE, "The peer is not authenticated."),
+        Cause.CERTIFICATE_EXPIRED: _rejected(Alert.CERTIFICATE_EXPIRED, "The peer is not authenticated."),
+        Cause.CERTIFICATE_REVOKED: _rejected(Alert.CERTIFICATE_REVOKED, "The peer is not authenticated."),
+        Cause.UNKNOWN_CA: _rejected(Alert.UNKNOWN_CA, "The peer is not authenticated."),
+        Cause.NAME_MISMATCH: _rejected(
+            Alert.BAD_CERTIFICATE, "TLS has no alert for names; OpenSSL and GnuTLS send this one."
+        ),
+        Cause.WRONG_PURPOSE: _rejected(
+            Alert.UNSUPPORTED_CERTIFICATE, "RFC 8446, 6.2: a certificate of an unsupported type."
+        ),
+        Cause.NO_PEER_CERTIFICATE: _rejected(Alert.CERTIFICATE_REQUIRED, "RFC 8446, 4.4.2.4."),
+        Cause.UNKNOWN_PSK: _rejected(
+            Alert.UNKNOWN_PSK_IDENTITY,
+            "RFC 8446, 6.2; EACCES, not ENOKEY: the peer may come back with another.",
+        ),
+        Cause.PSK_MISMATCH: _rejected(
+            Alert.DECRYPT_ERROR, "RFC 8446, 6.2: a PSK binder that does not validate."
+        ),
+        Cause.NO_CREDENTIALS: Outcome(
+            status=errno.ENOKEY,
+            alert=Alert.HANDSHAKE_FAILURE,
+            why="The kernel document's ENOKEY, missing authentication material: only configuration mends it.",
+        ),
+        Cause.NO_TRUST_ANCHORS: Outcome(
+            status=errno.ENOKEY,
+            alert=Alert.UNKNOWN_CA,
+            why="The kernel document's ENOKEY: without an authority no peer is accepted until one is configured.",
+        ),
+        Cause.KEY_UNREADABLE: Outcome(
+            status=errno.ENOKEY,
+            alert=Alert.INTERNAL_ERROR,
+            why="The kernel document's ENOKEY: a key that is gone or not ours stays so when tried again.",
+        ),
+        Cause.PSK_UNAVAILABLE: Outcome(
+            status=errno.EACCES,
+            alert=Alert.INTERNAL_ERROR,
+            why="A missing key can be put in its place, an expired one extended, a permission given: the NVMe host tries "
+            "again after EACCES, and finds its keys anew; after ENOKEY it never would.",
+        ),
+        Cause.PSK_UNUSABLE: Outcome(
+            status=errno.ENOKEY,
+            alert=Alert.INTERNAL_ERROR,
+            why="The kernel document's ENOKEY: a revoked key stays so, and a key keeps its identity and its length.",
+        ),
+        Cause.TIMED_OUT: Outcome(
+            status=errno.ETIMEDOUT,
+            alert=Alert.USER_CANCELED,
+            why="sunrpc passes ETIMEDOUT on, and tries again; the peer is told that the handshake was given up.",
+        ),
+        Cause.CANCELLED: Outcome(
+            status=errno.ETIMEDOUT,
+            alert=None,
+            why="Nobody waits for this status; the consumer has shut the socket down, so no alert passes.",
+        ),
+        Cause.END_OF_FILE: _rejected(None, "The peer left before it was authenticated; it reads no alert."),
+        Cause.CONNECTION_LOST: _rejected(None, "The peer can't be reached, so it gets no alert."),
+        Cause.KTLS_REFUSED: Outcome(
+            status=errno.EIO,
+            alert=None,
+            why="An unexpected fault after the handshake; the keys may be half installed, so nothing is sent.",
+        ),
+        Cause.NO_MEMORY: Outcome(
+            status=errno.ENOMEM, alert=Alert.INTERNAL_ERROR, why="The kernel document's ENOMEM: may pass."
+        ),
+        Cause.INVALID_REQUEST: Outcome(
+            status=errno.EINVAL,
+            alert=None,
+            why="The kernel document's EINVAL; nothing was said to the peer yet.",
+        ),
+        Cause.SHUTDOWN: Outcome(
+            status=errno.EIO,
+            alert=Alert.USER_CANCELED,
+            why="A fault from the consumer's view; it may try again.",
+        ),
+        Cause.INTERNAL: Outcome(
+            status=errno.EIO,
+            alert=Alert.INTERNAL_ERROR,
+            why="The kernel document's EIO, an unexpected fault.",
+        ),
+    }
+)
+
+
+def failure(cause: Cause, reason: str) -> Failure:
+    """Make the failure whose alert is the one that the table gives for `cause`."""
+    return Failure(cause=cause, reason=reason, alert=OUTCOMES[cause].alert)

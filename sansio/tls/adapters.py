@@ -1,0 +1,134 @@
+"""Our primitives in the shape in which tlslite-ng calls them.
+
+Nothing here imports tlslite-ng; the names of methods and attributes are those that its handshake uses.
+"""
+
+from typing import Final
+
+from .parameters import Identity, PublicKey, key_kind
+from .primitives import (
+    SUITES_BY_NUMBER,
+    EphemeralKey,
+    Group,
+    RecordKey,
+    sign,
+    signature_is_valid,
+)
+from .records import RecordReader, RecordWriter
+
+CIPHER_NAMES: Final = {
+    "AES_256_GCM": "aes256gcm",
+    "AES_128_GCM": "aes128gcm",
+    "CHACHA20_POLY1305": "chacha20-poly1305",
+    "AES_128_CCM": "aes128ccm",
+}
+_CURVE_NAMES: Final = {"secp256r1": "NIST256p", "secp384r1": "NIST384p", "secp521r1": "NIST521p"}
+
+
+class KeyExchange:
+    """A group, called as tlslite-ng calls it."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def calc_shared_key(self, private: EphemeralKey, share: bytearray) -> bytes:
+        return self._group.exchange_untrusted(private, bytes(share))
+
+
+class OwnKey:
+    """An identity's private key, called as tlslite-ng calls it."""
+
+    # tlslite-ng asks whether an RSA modulus is large enough for PSS with SHA-512: each accepted one is.
+    n = 1 << 2048
+
+    def __init__(self, identity: Identity) -> None:
+        self._key = identity.private_key
+
+    def sign(
+        self, data: bytearray, _padding: str | None, hash_name: str, _salt_length: int | None
+    ) -> bytearray:
+        return bytearray(sign(self._key, bytes(data), hash_name))
+
+    hashAndSign = sign
+
+    def verify(self, *_arguments: object) -> bool:
+        return True  # what `cryptography` just signed is not checked again
+
+    hashAndVerify = verify
+
+
+class PeerKey:
+    """A peer's public key, called as tlslite-ng calls it."""
+
+    def __init__(self, key: PublicKey) -> None:
+        self._key = key
+        self.curve_name = _CURVE_NAMES.get(key_kind(key), "")
+
+    def verify(
+        self,
+        signature: bytearray,
+        data: bytearray,
+        _padding: str | None,
+        hash_name: str,
+        _salt_length: int | None,
+    ) -> bool:
+        return signature_is_valid(self._key, bytes(signature), bytes(data), hash_name)
+
+    hashAndVerify = verify
+
+
+class CertificateBytes:
+    """A certificate that tlslite-ng carries, and never parses."""
+
+    def __init__(self, der: bytes) -> None:
+        self.bytes = der
+        self.publicKey: PeerKey | None = None
+
+    def writeBytes(self) -> bytes:
+        return self.bytes
+
+
+class NoSocket:
+    """Stands where tlslite-ng has its socket; everything goes through `_getMsg` and `_sendMsg` instead."""
+
+    buffer_writes = False
+    padding_cb = None
+
+    def flush(self) -> None:
+        pass
+
+
+class RecordProtection:
+    """Record protection, as tlslite-ng's handshake handles it."""
+
+    def __init__(self, *, is_client: bool) -> None:
+        self.client = is_client
+        self.version: tuple[int, int] = (3, 1)
+        self.tls13record = False
+        self.reader = RecordReader()
+        self.writer = RecordWriter(is_client=is_client)
+        self._pending_read: RecordKey | None = None
+        self._pending_write: RecordKey | None = None
+        self.suite_number = 0
+
+    def calcTLS1_3PendingState(
+        self, suite_number: int, client_secret: bytes, server_secret: bytes, _implementations: object
+    ) -> None:
+        suite = SUITES_BY_NUMBER[suite_number]
+        ours, theirs = (client_secret, server_secret) if self.client else (server_secret, client_secret)
+        self._pending_write = RecordKey.from_traffic_secret(suite, ours)
+        self._pending_read = RecordKey.from_traffic_secret(suite, theirs)
+        self.suite_number = suite_number
+        if self.client and self.writer.key is None:
+            # tlslite-ng's client goes over to its handshake key only after the server's Finished: until then
+            # its alerts would leave unprotected.
+            self.changeWriteState()
+
+    def changeWriteState(self) -> None:
+        if self._pending_write is not None:
+            self.writer.key, self._pending_write = self._pending_write, None
+
+    def changeReadState(self) -> None:
+        if self._pending_read is not None:
+            self.reader.change_key(self._pending_read)
+            self._pending_read = None
