@@ -1,0 +1,1 @@
+"""The command line: `ktls-agent run` and `ktls-agent demo`."""

@@ -1,0 +1,171 @@
+"""The configured files, read and parsed once, and shared by every handshake.
+
+`load_credentials` reads everything or raises: an agent that starts with half of its configuration would refuse
+peers for reasons that nobody finds.  Only the system's trust store may be missing, since it was not asked
+for by name: requests that need it are then refused one by one, with the reason.
+
+`CredentialStore` keeps the last set that could be loaded; a reload that fails changes nothing.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ktls_agent.sansio.config import (
+    ConfigError,
+    Configuration,
+    RoleConfiguration,
+    parse_tlshd_conf,
+)
+from ktls_agent.sansio.policy import Credentials, RoleCredentials
+from ktls_agent.sansio.tls.credentials import MAX_FILE_BYTES, CredentialError, load_identity
+from ktls_agent.sansio.tls.parameters import Identity
+from ktls_agent.sansio.tls.truststore import MAX_BUNDLE_BYTES, TrustStore, TrustStoreError
+
+CONFIGURATION_FILES: Final = (Path("/etc/tlshd.conf"), Path("/etc/tlshd/config"))
+"""Where tlshd looks, the legacy place first."""
+
+SYSTEM_TRUST_STORES: Final = (
+    Path("/etc/ssl/certs/ca-certificates.crt"),  # Debian, Ubuntu, Arch, Gentoo, Alpine
+    Path("/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem"),  # Fedora, RHEL
+    Path("/etc/pki/tls/certs/ca-bundle.crt"),  # older RHEL
+    Path("/var/lib/ca-certificates/ca-bundle.pem"),  # SUSE
+    Path("/etc/ssl/ca-bundle.pem"),  # older SUSE
+    Path("/etc/ssl/cert.pem"),  # Alpine, BSD
+)
+
+MAX_CONFIGURATION_BYTES: Final = 1 << 20
+"""More than the parser takes in characters, however they are encoded."""
+
+
+class ConfigurationUnusable(Exception):  # noqa: N818 - a verdict
+    """The configuration or a file that it names can't be used; the text is a sentence."""
+
+
+def find_configuration(named: Path | None, usual: tuple[Path, ...] = CONFIGURATION_FILES) -> Path | None:
+    """Choose the configuration file: the one that was named, else the first usual one that exists."""
+    return named if named is not None else next((path for path in usual if path.exists()), None)
+
+
+def load_credentials(
+    path: Path | None, *, system_trust_stores: tuple[Path, ...] = SYSTEM_TRUST_STORES
+) -> Credentials:
+    """Read a configuration and every file that it names.
+
+    Args:
+        path: The configuration; None means the defaults.
+        system_trust_stores: Where to look for trusted authorities if the configuration names none.
+
+    Raises:
+        ConfigurationUnusable: A file is missing, or something in it is wrong.
+    """
+    return _Loader(system_trust_stores).load(path)
+
+
+class CredentialStore:
+    """The credentials in use, and how to read them again.
+
+    Attributes:
+        current: What new requests get.
+    """
+
+    def __init__(self, load: Callable[[], Credentials]) -> None:
+        """Load them for the first time.
+
+        Raises:
+            ConfigurationUnusable: They can't be used.
+        """
+        self._load = load
+        self.current = load()
+
+    def reload(self) -> None:
+        """Read everything again.
+
+        Raises:
+            ConfigurationUnusable: It can't be used; `current` stays as it was.
+        """
+        self.current = self._load()
+
+
+class _Loader:
+    """One load: each file is read once, however often it is named."""
+
+    def __init__(self, system_trust_stores: tuple[Path, ...]) -> None:
+        self.system_trust_stores = system_trust_stores
+        self.warnings: list[str] = []
+        self.stores: dict[Path, TrustStore] = {}
+
+    def load(self, path: Path | None) -> Credentials:
+        configuration = self.configuration(path)
+        client = self.role(configuration.client, "client")
+        server = self.role(configuration.server, "server")
+        warnings = tuple(dict.fromkeys(self.warnings))
+        return Credentials(configuration=configuration, client=client, server=server, warnings=warnings)
+
+    def configuration(self, path: Path | None) -> Configuration:
+        if path is None:
+            return Configuration()
+        data = _read(path, "configuration", MAX_CONFIGURATION_BYTES)
+        try:
+            configuration, warnings = parse_tlshd_conf(data.decode(), source=str(path))
+        except UnicodeDecodeError:
+            raise ConfigurationUnusable(f"The configuration {path} is not UTF-8 text.") from None
+        except ConfigError as error:
+            raise ConfigurationUnusable(str(error)) from None
+        self.warnings.extend(str(warning) for warning in warnings)
+        return configuration
+
+    def role(self, configured: RoleConfiguration, role: str) -> RoleCredentials:
+        return RoleCredentials(
+            trust=self.trust(configured.truststore), identity=self.identity(configured, role)
+        )
+
+    def trust(self, configured: str | None) -> TrustStore | None:
+        if configured is not None:
+            return self.store(Path(configured))
+        path = next((path for path in self.system_trust_stores if path.exists()), None)
+        try:
+            return None if path is None else self.store(path)
+        except ConfigurationUnusable as error:
+            self.warnings.append(str(error))
+            return None
+
+    def store(self, path: Path) -> TrustStore:
+        if path not in self.stores:
+            try:
+                self.stores[path] = TrustStore.from_pem(_read(path, "trust store", MAX_BUNDLE_BYTES))
+            except TrustStoreError as error:
+                raise ConfigurationUnusable(f"{path}: {error}") from None
+            self.warnings.extend(f"{path}: {sentence}" for sentence in self.stores[path].skipped)
+        return self.stores[path]
+
+    def identity(self, configured: RoleConfiguration, role: str) -> Identity | None:
+        if configured.certificate is None or configured.private_key is None:
+            return None
+        certificate, key = Path(configured.certificate), Path(configured.private_key)
+        certificate_pem = _read(certificate, f"{role}'s certificate", MAX_FILE_BYTES)
+        key_pem = _read(key, f"{role}'s private key", MAX_FILE_BYTES)
+        self.check_mode(key)
+        try:
+            return load_identity(certificate_pem, key_pem)
+        except CredentialError as error:
+            raise ConfigurationUnusable(f"{certificate}, {key}: {error}") from None
+
+    def check_mode(self, key: Path) -> None:
+        mode = stat.S_IMODE(key.stat().st_mode)
+        if mode & 0o077:
+            self.warnings.append(
+                f"The private key {key} has mode {mode:04o}: other users may read it; use chmod 0600."
+            )
+
+
+def _read(path: Path, what: str, limit: int) -> bytes:
+    """Read a file, one byte beyond its limit at most: whoever parses it then says that it is too big."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigurationUnusable(f"The {what} {path} can't be read: {reason}.") from None

@@ -1,0 +1,118 @@
+"""`ktls-agent run`: the agent with everything real around it.
+
+Reads the configuration, links the keyrings, opens netlink, and serves until SIGTERM or SIGINT, which drain; a second
+one cuts the rest short.  SIGHUP and SIGUSR1 read the configuration again, and keep the old one if the new one
+can't be used.
+"""
+
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from ktls_agent.sansio.policy import Credentials
+
+from .agent import Agent, AgentError
+from .credentials import (
+    ConfigurationUnusable,
+    CredentialStore,
+    find_configuration,
+    load_credentials,
+)
+from .handler import Log, Services
+from .keyring import KernelKeyring, KeyringLinks
+from .ktls import KernelKeyInstaller
+from .log import make_logger
+from .netlink import KernelSocket
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+RELOAD_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
+
+
+def run_service(configuration_file: Path | None, *, to_stderr: bool) -> None:
+    """Serve until told to stop.
+
+    Args:
+        configuration_file: Instead of tlshd's usual places.
+        to_stderr: Log to stderr instead of syslog.
+
+    Raises:
+        AgentError: The agent can't start, or can't go on.
+    """
+    path = find_configuration(configuration_file)
+    try:
+        store = CredentialStore(lambda: load_credentials(path))
+    except ConfigurationUnusable as error:
+        raise AgentError(str(error), exit_code=os.EX_CONFIG) from error
+    configuration = store.current.configuration
+    log = make_logger(to_stderr=to_stderr, debug=configuration.debug.loglevel > 0)
+    log.info("starting", pid=os.getpid(), configuration=str(path or "none; defaults"))
+    keyring = KernelKeyring()
+    keyrings = KeyringLinks(keyring, configuration.keyrings)
+    _tell_warnings(store.current, keyrings.link(), log)
+    services = Services(
+        credentials=lambda: store.current,
+        installer=KernelKeyInstaller(),
+        keyring=keyring,
+        link_keyrings=keyrings.link,
+        log=log,
+    )
+    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log)
+
+
+async def serve(agent: Agent, store: CredentialStore, log: Log) -> None:
+    """Run an agent under this process's signals.
+
+    Raises:
+        AgentError: The agent can't start, or can't go on.
+    """
+    with trio.open_signal_receiver(*STOP_SIGNALS, *RELOAD_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_obey, signals, agent.stop, store, log)
+            try:
+                await agent.run(on_ready=partial(log.info, "ready"))
+            except AgentError as error:
+                failed: AgentError | None = error
+            else:
+                failed = None
+            nursery.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
+    log.info("stopped")
+
+
+async def _obey(
+    signals: AsyncIterator[int], stop: Callable[[], None], store: CredentialStore, log: Log
+) -> None:
+    async for number in signals:
+        if number in STOP_SIGNALS:
+            log.info("stopping", signal=signal.Signals(number).name)
+            stop()
+        else:
+            _reload(store, log)
+
+
+def _reload(store: CredentialStore, log: Log) -> None:
+    problem = _problem_of(store.reload)
+    if problem is not None:
+        log.error("configuration not reloaded, the former one stays in use", reason=problem)
+        return
+    log.info("configuration reloaded")
+    _tell_warnings(store.current, [], log)
+
+
+def _problem_of(load: Callable[[], None]) -> str | None:
+    try:
+        load()
+    except ConfigurationUnusable as error:
+        return str(error)
+    return None
+
+
+def _tell_warnings(credentials: Credentials, problems: list[str], log: Log) -> None:
+    for sentence in (*credentials.warnings, *problems):
+        log.warning("configuration", warning=sentence)

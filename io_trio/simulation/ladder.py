@@ -1,0 +1,160 @@
+"""Draws what happened to a request as a ladder: kernel, agent and peer as three uprights, with times.
+
+Steps come in as they happen (`Ladder.observe` is the agent's observer); `Ladder.lines` draws them.  Bytes that arrive
+piece by piece, a header and then its record, are one rung.  Records are named as far as an onlooker can
+see into them: after ServerHello all is encrypted.
+"""
+
+import errno
+from dataclasses import dataclass, field
+from typing import Final, Literal, assert_never
+
+from ktls_agent.sansio.netlink.spec import Auth, MessageType
+from ktls_agent.sansio.request import HandshakeRequest, InvalidRequest
+from ktls_agent.sansio.tls.parameters import HandshakeCompleted
+
+from ..report import ROLES, Completed, Installed, Received, Reported, Sent, Started, Step
+
+SPAN: Final = 43
+"""Columns between two uprights: the whole ladder fits into 98."""
+
+_HANDSHAKE_MESSAGES: Final = {1: "ClientHello", 2: "ServerHello"}
+_RECORDS: Final = {20: "CCS", 21: "alert", 23: "encrypted"}
+
+Side = Literal["kernel", "peer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """One line of a ladder: an arrow beside the agent, or a remark.
+
+    Attributes:
+        at: Seconds since the ladder's first step.
+        side: Between the agent and whom.
+        text: The label.
+        inward: Does it go towards the agent?  None for a remark, without an arrow.
+    """
+
+    at: float
+    side: Side
+    text: str
+    inward: bool | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Ladder:
+    """One request's steps.
+
+    Attributes:
+        start: The time of the first step, in Trio's time.
+        rungs: The steps.
+    """
+
+    start: float
+    rungs: list[Rung] = field(default_factory=list)
+    _received: bytearray = field(default_factory=bytearray)
+    _received_at: float = 0.0
+
+    def add(self, now: float, side: Side, text: str, *, inward: bool | None) -> None:
+        """Add a rung."""
+        self._flush()
+        self.rungs.append(Rung(at=now - self.start, side=side, text=text, inward=inward))
+
+    def observe(self, now: float, step: Step) -> None:
+        """Add what the agent tells."""
+        match step:
+            case Started(request=request):
+                self.add(now, "kernel", "ACCEPT", inward=False)
+                self.add(now, "kernel", _request_text(request), inward=True)
+            case Sent(data=data):
+                self.add(now, "peer", describe_flight(data), inward=False)
+            case Received(data=data):
+                self._received += data or b""
+                self._received_at = now
+                if not data:
+                    self.add(now, "peer", "end of file", inward=True)
+            case Completed(result=result):
+                self.add(now, "peer", _result_text(result), inward=None)
+            case Installed(cipher=cipher):
+                self.add(now, "kernel", f"TLS_TX, TLS_RX: {cipher}", inward=False)
+            case Reported():
+                self.add(now, "kernel", _done_text(step), inward=False)
+            case _:
+                assert_never(step)
+
+    def lines(self) -> list[str]:
+        """Draw it."""
+        self._flush()
+        head = f"{'ms':>7}  kernel{'agent':>{SPAN - 2}}{'peer':>{SPAN}}"
+        return [head, *(_draw(rung) for rung in self.rungs)]
+
+    def _flush(self) -> None:
+        if self._received:
+            text, at = describe_flight(bytes(self._received)), self._received_at
+            self._received.clear()
+            self.rungs.append(Rung(at=at - self.start, side="peer", text=text, inward=True))
+
+
+def describe_flight(data: bytes) -> str:
+    """Name the records in a flight, and count its bytes."""
+    names: list[str] = []
+    rest = data
+    while len(rest) >= 5:
+        length = int.from_bytes(rest[3:5])
+        names.append(_record_name(rest[0], rest[5:6]))
+        rest = rest[5 + length :]
+    counted = [_counted(name, names.count(name)) for name in dict.fromkeys(names)]
+    return f"{', '.join(counted) or 'no record'} ({len(data)} B)"
+
+
+def _counted(name: str, count: int) -> str:
+    return name if count == 1 else f"{count} {name}"
+
+
+def _record_name(content_type: int, first: bytes) -> str:
+    if content_type == 22 and first:
+        return _HANDSHAKE_MESSAGES.get(first[0], "handshake")
+    return _RECORDS.get(content_type, f"type {content_type}")
+
+
+def _request_text(request: HandshakeRequest | InvalidRequest) -> str:
+    role, auth = ROLES[type(request)]
+    name = None if isinstance(request, InvalidRequest) else request.peername
+    return ", ".join(part for part in (f"fd {request.sockfd}", role, auth, name) if part)
+
+
+def ready_text(message_type: int, auth_mode: int) -> str:
+    """Label READY with what is asked for."""
+    return f"READY ({MessageType(message_type).name}, {Auth(auth_mode).name})"
+
+
+def _result_text(result: HandshakeCompleted) -> str:
+    peer = f"; {result.peer.subject}" if result.peer else ""
+    psk = "; psk" if result.psk_identity is not None else ""
+    return f"{result.cipher_suite}, {result.group or 'no key exchange'}{peer}{psk}"
+
+
+def _done_text(step: Reported) -> str:
+    status = errno.errorcode.get(step.status, str(step.status)) if step.status else "0"
+    peer = f", peer key {step.remote_auth[0]:#x}" if step.remote_auth else ""
+    answer = {0: "", None: ", no answer"}.get(step.error, f", refused: {step.error}")
+    return f"DONE {status}{peer}{answer}"
+
+
+def _draw(rung: Rung) -> str:
+    kernel, peer = " " * SPAN, " " * SPAN
+    arrow = _arrow(rung)
+    if rung.side == "kernel":
+        kernel = arrow
+    else:
+        peer = arrow
+    return f"{rung.at * 1000:7.1f}  |{kernel}|{peer}|".rstrip()
+
+
+def _arrow(rung: Rung) -> str:
+    text = rung.text if len(rung.text) <= SPAN - 5 else f"{rung.text[: SPAN - 8]}..."
+    if rung.inward is None:
+        return f"   [{text}]".ljust(SPAN)
+    dashes = "-" * (SPAN - len(text) - 5)
+    to_the_right = rung.inward == (rung.side == "kernel")
+    return f"-- {text} {dashes}>" if to_the_right else f"<- {text} {dashes}-"
