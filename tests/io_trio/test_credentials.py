@@ -1,0 +1,177 @@
+"""The configured files: what is read, what is refused, and what a reload leaves alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ktls_agent.io_trio.credentials import (
+    ConfigurationUnusable,
+    CredentialStore,
+    find_configuration,
+    load_credentials,
+)
+from tests.io_trio.house import authority, client_certificate, server_certificate
+
+
+@dataclass
+class Etc:
+    """A directory with certificates, and the configurations that are made in it."""
+
+    path: Path
+
+    def file(self, name: str, data: bytes | str, mode: int = 0o600) -> Path:
+        path = self.path / name
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        path.chmod(mode)
+        return path
+
+    def configure(self, text: str) -> Path:
+        return self.file("tlshd.conf", text.replace("@", str(self.path)))
+
+
+@pytest.fixture
+def etc(tmp_path: Path) -> Etc:
+    made = Etc(tmp_path)
+    made.file("ca.pem", authority().pem(), 0o644)
+    for name, issued in (("server", server_certificate()), ("client", client_certificate())):
+        made.file(f"{name}.pem", issued.certificate_pem(), 0o644)
+        made.file(f"{name}.key", issued.private_key_pem())
+    return made
+
+
+FULL = """\
+[debug]
+loglevel=1
+[authenticate.client]
+x509.truststore=@/ca.pem
+x509.certificate=@/client.pem
+x509.private_key=@/client.key
+[authenticate.server]
+x509.truststore=@/ca.pem
+x509.certificate=@/server.pem
+x509.private_key=@/server.key
+"""
+
+
+def test_loads_everything_that_is_named(etc: Etc) -> None:
+    credentials = load_credentials(etc.configure(FULL))
+    assert credentials.configuration.debug.loglevel == 1
+    assert credentials.client.identity is not None
+    assert credentials.client.identity.chain == client_certificate().chain
+    assert credentials.server.identity is not None
+    assert credentials.server.identity.names == ("server.test",)
+    assert credentials.client.trust is credentials.server.trust  # one file is read once
+    assert credentials.warnings == ()
+
+
+def test_without_configuration_there_is_the_systems_trust_alone(etc: Etc) -> None:
+    credentials = load_credentials(None, system_trust_stores=(etc.path / "absent", etc.path / "ca.pem"))
+    assert credentials.client.trust is not None
+    assert authority().certificate in credentials.client.trust
+    assert credentials.client.identity is None
+
+
+def test_a_system_without_trust_store_has_none() -> None:
+    assert load_credentials(None, system_trust_stores=()).client.trust is None
+
+
+def test_a_broken_trust_store_of_the_systems_is_only_a_warning(etc: Etc) -> None:
+    store = etc.file("broken.pem", "nothing")
+    credentials = load_credentials(None, system_trust_stores=(store,))
+    assert credentials.client.trust is None
+    assert credentials.warnings == (
+        f"{store}: The trust store holds no PEM certificate; it has to hold those of the authorities to trust.",
+    )
+
+
+def test_entries_that_were_left_out_are_told_once(etc: Etc) -> None:
+    etc.file("ca.pem", authority().pem() + b"-----BEGIN X-----\nAAAA\n-----END X-----\n")
+    credentials = load_credentials(etc.configure(FULL))
+    assert len(credentials.warnings) == 1
+    assert "is not a CERTIFICATE" in credentials.warnings[0]
+
+
+def test_a_key_that_others_may_read_is_told(etc: Etc) -> None:
+    (etc.path / "server.key").chmod(0o640)
+    assert load_credentials(etc.configure(FULL)).warnings == (
+        f"The private key {etc.path}/server.key has mode 0640: other users may read it; use chmod 0600.",
+    )
+
+
+def test_lines_without_effect_are_told(etc: Etc) -> None:
+    path = etc.configure("[debug]\nverbose=1\n")
+    assert load_credentials(path).warnings[0].startswith(f"{path}, line 2: ")
+
+
+UNUSABLE = {
+    "absent": (None, "The configuration @/tlshd.conf can't be read: No such file or directory."),
+    "no key file": ("loglevel\n", "@/tlshd.conf, line 1: "),
+    "crl": ("[authenticate.client]\nx509.crl=@/crl.pem\n", "@/tlshd.conf, line 2: x509.crl is set"),
+    "absent trust store": (
+        "[authenticate.client]\nx509.truststore=@/absent\n",
+        "The trust store @/absent can't be read: No such file or directory.",
+    ),
+    "directory for a trust store": (
+        "[authenticate.client]\nx509.truststore=@\n",
+        "The trust store @ can't be read: Is a directory.",
+    ),
+    "no certificate in the trust store": (
+        "[authenticate.client]\nx509.truststore=@/server.key\n",
+        "@/server.key: The trust store holds no certificate that can be used.",
+    ),
+    "key of another certificate": (
+        "[authenticate.server]\nx509.certificate=@/server.pem\nx509.private_key=@/client.key\n",
+        "@/server.pem, @/client.key: The private key does not belong to the certificate",
+    ),
+    "absent key": (
+        "[authenticate.server]\nx509.certificate=@/server.pem\nx509.private_key=@/absent\n",
+        "The server's private key @/absent can't be read: No such file or directory.",
+    ),
+    "absent certificate": (
+        "[authenticate.client]\nx509.certificate=@/absent\nx509.private_key=@/client.key\n",
+        "The client's certificate @/absent can't be read: No such file or directory.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "sentence"), UNUSABLE.values(), ids=UNUSABLE.keys())
+def test_tells_what_is_wrong(etc: Etc, text: str | None, sentence: str) -> None:
+    path = etc.path / "tlshd.conf" if text is None else etc.configure(text)
+    with pytest.raises(ConfigurationUnusable) as caught:
+        load_credentials(path)
+    assert str(caught.value).startswith(sentence.replace("@", str(etc.path)))
+
+
+def test_a_configuration_that_is_no_text_is_told(etc: Etc) -> None:
+    path = etc.file("tlshd.conf", b"[debug]\n\xff\xfe\n")
+    with pytest.raises(ConfigurationUnusable, match="is not UTF-8 text"):
+        load_credentials(path)
+
+
+def test_a_huge_file_is_not_read_to_its_end() -> None:
+    with pytest.raises(ConfigurationUnusable, match="a configuration has at most"):
+        load_credentials(Path("/dev/zero"))
+
+
+def test_a_reload_that_fails_changes_nothing(etc: Etc) -> None:
+    path = etc.configure(FULL)
+    store = CredentialStore(lambda: load_credentials(path))
+    before = store.current
+    etc.file("server.pem", "broken")
+    with pytest.raises(ConfigurationUnusable, match="holds no PEM certificate"):
+        store.reload()
+    assert store.current is before
+    etc.file("server.pem", server_certificate().certificate_pem())
+    store.reload()
+    assert store.current is not before
+
+
+def test_the_named_configuration_wins_then_the_legacy_place(etc: Etc) -> None:
+    legacy, usual = etc.path / "legacy", etc.path / "usual"
+    assert find_configuration(etc.path / "named", (legacy, usual)) == etc.path / "named"
+    assert find_configuration(None, (legacy, usual)) is None
+    usual.touch()
+    assert find_configuration(None, (legacy, usual)) == usual
+    legacy.touch()
+    assert find_configuration(None, (legacy, usual)) == legacy
