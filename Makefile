@@ -11,15 +11,20 @@ TIME ?= 60
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
+# The lock is complete, so nothing is resolved: pip, asked to, goes for a newer release of what a dependency names
+# with an extra (coverage[toml]) and then finds no hash for it.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
+
 $(VENV)/.locked: requirements.lock
 	@echo "== making $(VENV) with $$($(PYTHON) --version), from requirements.lock"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(INSTALL) --require-hashes -r requirements.lock
 	@touch $@
 
 $(STAMP): $(VENV)/.locked pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(INSTALL) --no-build-isolation -e .
+	@$(BIN)/python -m pip check --disable-pip-version-check >$(VENV)/.checked || { cat $(VENV)/.checked; exit 1; }
 	@touch $@
 	@echo "== $(VENV) is ready"
 
@@ -48,7 +53,7 @@ types: $(STAMP)  ## mypy --strict and pyright
 
 $(VENV)/.fuzz: $(STAMP) requirements-fuzz.lock
 	@echo "== adding atheris, from requirements-fuzz.lock"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-fuzz.lock
+	@$(INSTALL) --require-hashes -r requirements-fuzz.lock
 	@touch $@
 
 fuzz: $(VENV)/.fuzz  ## run every fuzz target for TIME seconds in all (TIME=60)

@@ -152,10 +152,14 @@ tlshd_here() {	# sid's tlshd needs TLS_TX_MAX_PAYLOAD_LEN, which 6.12 has not: t
 listening_or_ended() { listening "$1" || ! kill -0 "$2"; }	# ROLE PID
 listening() {	# ROLE: is one of its agent's sockets in a generic-netlink multicast group?
 	# (by socket, as nfs-utils' rpc.mountd is in such a group too)
-	local sockets pid
-	sockets=$(for pid in $(agent_pids "$1"); do readlink /proc/"$pid"/fd/*; done | tr '\n' ' ')
+	local sockets
+	sockets=$(agent_sockets "$1")
 	in_ns "$1" awk -v sockets="$sockets" \
 		'$2 == 16 && $4 !~ /^0+$/ && index(sockets, "[" $10 "]") { found = 1 } END { exit !found }' /proc/net/netlink
+}
+agent_sockets() {	# ROLE: "socket:[INODE] ..." and what else its processes have open
+	local pid
+	for pid in $(agent_pids "$1"); do readlink /proc/"$pid"/fd/*; done 2>/dev/null | tr '\n' ' '
 }
 agent_pids() { cat "$CG/agent-$1/cgroup.procs" 2>/dev/null; }
 no_agent() { [ -z "$(agent_pids "$1")" ]; }
@@ -185,7 +189,13 @@ until_fds() {	# ROLE COUNT SECONDS: until it has that many open, or fewer
 	sleep 0.3	# for the agent to log what it has closed
 }
 fds_at_most() { [ "$(agent_fds "$1")" -le "$2" ]; }
-fds_above() { [ "$(agent_fds "$1")" -gt "$2" ]; }
+handshaking() {	# ROLE: does its agent hold a TCP connection? (what it has done is the kernel's alone)
+	local sockets
+	sockets=$(agent_sockets "$1")
+	in_ns "$1" awk -v sockets="$sockets" \
+		'index(sockets, "[" $10 "]") { found = 1 } END { exit !found }' /proc/net/tcp
+}
+idle() { ! handshaking "$1"; }	# ROLE
 agent_cpu() { awk '$1 == "usage_usec" { printf "%.2f", $2 / 1e6 }' "$CG/agent-$1/cpu.stat"; }	# seconds, with its children
 agent_mem() { [ ! -e "$CG/agent-$1/memory.peak" ] || awk '{ printf "%.1f", $1 / 1048576 }' "$CG/agent-$1/memory.peak"; }	# MiB
 
