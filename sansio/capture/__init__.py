@@ -1,0 +1,1 @@
+"""Recorded requests: transcripts, their replay and explanation, and captures that others made."""
