@@ -21,14 +21,21 @@ from typing import TypeVar
 
 from cryptography import x509
 
+from ..lifecycle import Deadlines
 from ..netlink.client import GenlClient
 from ..netlink.codec import split_messages_untrusted
 from ..netlink.events import Accepted, DoneAnswered, FamilyResolved, NetlinkEvent
 from ..netlink.messages import encode_new_family
 from ..netlink.spec import Command, MulticastGroup
 from ..policy import Credentials, RequestRefused, RoleCredentials
-from ..request import CertificateKeys, parse_request_untrusted
-from ..session import Action, Receive, Session, new_engine
+from ..request import (
+    CertificateKeys,
+    HandshakeRequest,
+    InvalidRequest,
+    UnanswerableReply,
+    parse_request_untrusted,
+)
+from ..session import TICKET_NOTE, Receive, Session, new_engine
 from ..status import Cause, Failure
 from ..steps import (
     Answered,
@@ -177,7 +184,13 @@ class _Player:
 
     def compares(self, step: Step) -> bool:
         """Is this step compared?  How bytes came in is not, where they are cut otherwise."""
+        if self._is_beyond_stand_in(step):
+            return False
         return self._cut is None or not isinstance(step, Received)
+
+    def _is_beyond_stand_in(self, step: Step) -> bool:
+        """Does it take the keys, which are not there?"""
+        return step == Noted(text=TICKET_NOTE) and not self.engine_ran
 
     def produced(self) -> list[Step]:
         """What the core told, with as many secrets as the transcript has."""
@@ -197,13 +210,13 @@ class _Player:
         return None
 
     def _session(self) -> Session:
-        started = next(step for step in self.steps if isinstance(step, Started))
+        started = next((step for step in self.steps if isinstance(step, Started)), None)
         return Session(
-            started.request,
+            self._netlink.asked_for(),
             keys=self._source,
             entropy=self._source.entropy,
             now=0.0,
-            deadlines=started.deadlines,
+            deadlines=Deadlines() if started is None else started.deadlines,
             trace=self._tell,
             make_engine=new_engine if self.engine_ran else self._stand_in.engine,
         )
@@ -221,6 +234,8 @@ class _Player:
                 self._tell(self._netlink.replayed(step))
             case Received() if self._cut is not None:
                 return self._feed(session, at, self._cut)
+            case Noted() if self._is_beyond_stand_in(step):
+                session.notes.append(step.text)
             case Noted(text=text) if not self._has_told(at):
                 session.note(text)  # The caller's own.
             case Summarized():
@@ -254,16 +269,15 @@ class _Player:
                 _interrupt(session, step)
 
     def _feed(self, session: Session, at: int, cut: Cut) -> int:
-        """Put in what the peer said at one go, cut into pieces; return the number of the next input."""
+        """Put in what the peer said at one go, cut into pieces; return the number of the step behind it."""
         end = next((n for n in range(at, len(self.steps)) if _ends_speech(self.steps[n])), len(self.steps))
+        heard = [n for n in range(at, end) if isinstance(self.steps[n], Received)]
         said = [step.data for step in self.steps[at:end] if isinstance(step, Received)]
         pieces = [*cut(b"".join(said)), *(b"" for data in said if not data)]
-        action: Action | None = None
         for piece in pieces:
-            if action is not None and not isinstance(action, Receive):
-                raise ReplayError("the handshake ended before everything was received")
-            action = session.received(piece)
-        return end
+            if not isinstance(session.received(piece), Receive):
+                break  # What is left was read at one go with what ended the handshake.
+        return heard[-1] + 1
 
 
 class ReplayError(Exception):
@@ -408,6 +422,28 @@ class _Netlink:
         self._steps = steps
         self._client: GenlClient | None = None
 
+    def asked_for(self) -> HandshakeRequest | InvalidRequest:
+        """What the request is, whether or not it came so far as to be started."""
+        started = next((step for step in self._steps if isinstance(step, Started)), None)
+        return self._request() if started is None else started.request
+
+    def _request(self) -> HandshakeRequest | InvalidRequest:
+        """The request in the kernel's datagram, for one that came to nothing before it was started.
+
+        Raises:
+            ReplayError: There is none.
+        """
+        asked, answer = [step for step in self._steps if isinstance(step, Datagram)][:2]
+        (message,) = split_messages_untrusted(asked.data)
+        client = _resolved_client(message.message_type, message.sequence)
+        client.accept()
+        for event in client.receive_datagram_untrusted(answer.data):
+            if isinstance(event, Accepted):
+                request = parse_request_untrusted(event.reply)
+                if not isinstance(request, UnanswerableReply):
+                    return request
+        raise ReplayError("there is no request to replay")
+
     def replayed(self, datagram: Datagram) -> Datagram:
         """What the client makes of the exchange that this datagram belongs to."""
         if not datagram.outgoing:
@@ -421,7 +457,7 @@ class _Netlink:
         if payload[:1] == bytes([Command.ACCEPT]):
             return client.accept().datagram
         report = self._recorded(Reported)
-        sockfd = self._recorded(Started).request.sockfd
+        sockfd = self.asked_for().sockfd
         return client.done(sockfd=sockfd, status=report.status, remote_auth=report.remote_auth).datagram
 
     def _check_answer(self, data: bytes) -> None:
@@ -432,7 +468,7 @@ class _Netlink:
     def _check_event(self, event: NetlinkEvent) -> None:
         match event:
             case Accepted(reply=reply):
-                if parse_request_untrusted(reply) != self._recorded(Started).request:
+                if parse_request_untrusted(reply) != self.asked_for():
                     raise ReplayError("the kernel's datagram holds another request")
             case DoneAnswered(error=error):
                 if error != self._recorded(Answered).error:
@@ -441,7 +477,7 @@ class _Netlink:
                 raise ReplayError(f"the kernel's datagram is read as {type(event).__name__}")
 
     def _recorded(self, kind: type[_StepT]) -> _StepT:
-        return _next((step for step in self._steps if isinstance(step, kind)), f"{kind.__name__}")
+        return _next((step for step in self._steps if isinstance(step, kind)), f"a step {kind.__name__}")
 
 
 def _resolved_client(family_id: int, sequence: int) -> GenlClient:
