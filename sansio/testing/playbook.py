@@ -14,11 +14,13 @@
 What is expected is a command, a command with `ANY` in the fields that don't matter, or the class of any such command.
 `>>` and `<<` only write the script.  `assert` plays it, and everything counts: a command that is missing, one that differs,
 and one too many, each before the next `>>` and at the end.  A script that the request did not follow is an AssertionError
-that shows it, with what was expected and what happened one below the other.
+that shows it, with what was expected and what happened one below the other; one that was never played is a
+ResourceWarning.
 
 The time starts at 0, when the request was accepted; `At` and `Elapse` move it and meet each deadline on the way.
 """
 
+import warnings
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, Final, Self
@@ -206,10 +208,10 @@ class Playbook:
     def __init__(
         self, request: HandshakeRequest | InvalidRequest, *, deadlines: Deadlines = _DEADLINES
     ) -> None:
-        self.now = 0.0
-        self.request: Final = Request(request, now=self.now, deadlines=deadlines)
         self._script: list[_Line] = []
         self._played = 0
+        self.now = 0.0
+        self.request: Final = Request(request, now=self.now, deadlines=deadlines)
         self._commands: deque[Command] = deque()
 
     def __rshift__(self, given: Given) -> Self:
@@ -236,6 +238,12 @@ class Playbook:
             self._played += 1
         self._expect_nothing_more()
         return True
+
+    def __del__(self) -> None:
+        """Warn of a script that was written and never played: its test would pass whatever happens."""
+        if self._played < len(self._script):
+            message = "a playbook was never played: write `assert` before it"
+            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
 
     def _play(self, line: _Line) -> None:
         if line.said is None:
@@ -284,6 +292,7 @@ class Playbook:
 
     def _differs(self, line: _Line, happened: str) -> None:
         line.happened = happened
+        self._played = len(self._script)
         text = "\n".join(_shown(each) for each in self._script)
         raise AssertionError(f"the request did not follow the script (at {self.now:g} s):\n{text}")
 
