@@ -293,7 +293,8 @@ class SimulatedAgent:
         if session.request.state is not State.HANDSHAKING:
             return False
         moved = session.consumer.own.pump()
-        match session.consumer.own.event:
+        event = session.consumer.own.event
+        match event:
             case HandshakeCompleted():
                 secrets = session.consumer.own.secrets
                 self._carry_out(session, session.request.handshake_completed(secrets))
@@ -301,6 +302,8 @@ class SimulatedAgent:
                 self._carry_out(session, session.request.handshake_failed(failed))
             case None:
                 return moved
+            case _:
+                assert_never(event)
         return True
 
     def _meet_deadline(self, session: _Session) -> bool:
