@@ -354,6 +354,12 @@ class SimulatedAgent:
         if isinstance(parsed, UnanswerableReply):
             self.problems.append(parsed)
             return
+        if parsed.sockfd not in self._descriptors:
+            reason = (
+                f"The kernel's ACCEPT reply names the descriptor {parsed.sockfd}, which it did not install."
+            )
+            self.problems.append(UnanswerableReply(reason=reason))
+            return
         request = Request(parsed, now=self.clock.now, deadlines=self._deadlines)
         session = _Session(request=request, consumer=self._descriptors[parsed.sockfd])
         self._sessions[parsed.sockfd] = session

@@ -143,8 +143,9 @@ class Pipe:
         self._let_arrive()
         available = self._arrived - self._read
         if not available:
+            # Nothing is under way then: the end of file went last.
             at_end = self._closed_at is not None and self._closed_at <= self._clock.now
-            return b"" if at_end and not self._unread else None
+            return b"" if at_end else None
         size = min(available, limit, self._next_cut() - self._read)
         data = bytes(self._unread[:size])
         del self._unread[:size]

@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ktls_agent.sansio.lifecycle import CLIENT_SECONDS, REPORTING_SECONDS, SERVER_SECONDS, Deadlines
-from ktls_agent.sansio.netlink.codec import split_messages_untrusted
+from ktls_agent.sansio.netlink.client import MAX_OUTSTANDING
+from ktls_agent.sansio.netlink.codec import decode_error_untrusted, split_messages_untrusted
 from ktls_agent.sansio.netlink.events import (
     AcceptReply,
     CertificateSerials,
     KernelError,
     MalformedMessage,
 )
-from ktls_agent.sansio.netlink.messages import encode_accept_reply, encode_message
+from ktls_agent.sansio.netlink.messages import encode_accept_reply, encode_done, encode_message
 from ktls_agent.sansio.netlink.spec import Auth, Command, MessageType, NlmsgType
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
 from ktls_agent.sansio.request import UnanswerableReply
@@ -281,6 +282,24 @@ def test_a_done_whose_answer_is_lost_does_not_hold_the_descriptor() -> None:
     assert agent.clock.now == CLIENT_SECONDS + REPORTING_SECONDS
 
 
+def test_answers_that_are_lost_again_and_again_cost_nothing() -> None:
+    agent = make()
+    for _ in range(MAX_OUTSTANDING + 1):
+        agent.kernel.inject(LoseDoneAnswer())
+        consumer = agent.submit(replace(PSK), peer=AS_TARGET, psks=PSKS)
+        agent.run()
+        assert consumer.completion.status == 0
+
+
+def test_a_descriptor_is_closed_once_its_done_is_answered() -> None:
+    agent, _ = served(PSK, AS_TARGET)
+    family_id = agent.kernel.family.family_id
+    done = encode_done(family_id=family_id, sequence=1, status=0, sockfd=10, remote_auth=())
+    (answer,) = agent.kernel.receive_datagram(done)
+    (message,) = split_messages_untrusted(answer)
+    assert decode_error_untrusted(message).error == errno.EBADF
+
+
 def test_a_refused_accept_is_a_problem_and_the_next_one_goes_on() -> None:
     agent = make()
     agent.kernel.inject(RefuseCommand(command=Command.ACCEPT, error=errno.ENOMEM))
@@ -298,17 +317,24 @@ def test_a_malformed_answer_is_a_problem() -> None:
     assert [type(problem) for problem in agent.problems] == [MalformedMessage]
 
 
-def without_descriptor(answer: bytes) -> bytes:
-    (message,) = split_messages_untrusted(answer)
-    return encode_accept_reply(AcceptReply(), family_id=FAMILY.family_id, sequence=message.sequence)
+@pytest.mark.parametrize(
+    ("sockfd", "reason"),
+    [
+        (None, "The kernel's ACCEPT reply carries no descriptor."),
+        (999, "The kernel's ACCEPT reply names the descriptor 999, which it did not install."),
+    ],
+)
+def test_a_reply_without_a_descriptor_of_its_own_is_a_problem(sockfd: int | None, reason: str) -> None:
+    def change(answer: bytes) -> bytes:
+        (message,) = split_messages_untrusted(answer)
+        reply = AcceptReply(sockfd=sockfd)
+        return encode_accept_reply(reply, family_id=FAMILY.family_id, sequence=message.sequence)
 
-
-def test_a_reply_without_a_descriptor_is_a_problem() -> None:
     agent = make()
-    agent.kernel.inject(ChangeAnswer(change=without_descriptor))
+    agent.kernel.inject(ChangeAnswer(change=change))
     agent.submit(replace(PSK), peer=AS_TARGET)
     agent.run()
-    assert [type(problem) for problem in agent.problems] == [UnanswerableReply]
+    assert list(agent.problems) == [UnanswerableReply(reason=reason)]
 
 
 def test_notifications_that_may_be_lost_are_an_occasion_to_accept() -> None:
