@@ -30,11 +30,11 @@ class Turn:
         Args:
             deadline: When the request's time is over, in Trio's time; None is never.
         """
-        await trio.lowlevel.checkpoint()
         if self._taken:
             await self._wait(math.inf if deadline is None else deadline)
         self._taken = True
         try:
+            await trio.lowlevel.checkpoint()  # With the turn, so that no two go without a look at sockets between.
             yield
         finally:
             self._hand_on()
