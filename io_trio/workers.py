@@ -152,6 +152,7 @@ def _be_worker(work: Callable[[], int]) -> NoReturn:
     """Do a worker's work, and end the process."""
     code = os.EX_SOFTWARE
     try:
+        os.setpgid(0, 0)  # A terminal's Ctrl-C is the supervisor's to pass on: the second one cuts short.
         # A supervisor that is killed takes its workers along: nobody would tell them to stop.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
