@@ -15,7 +15,7 @@ is needed.
 import contextlib
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -27,6 +27,7 @@ from ktls_agent.sansio.request import (
     UnanswerableReply,
     parse_request_untrusted,
 )
+from ktls_agent.sansio.steps import Datagram
 
 from .groups import first_error
 from .handler import Services, handle_request
@@ -177,21 +178,26 @@ class Agent:
             )
         self._services.log.error("accept failed", error=said)
 
-    def _take(self, reply: AcceptReply) -> None:
+    def _take(self, reply: AcceptReply, datagrams: Sequence[Datagram]) -> None:
         """Start a request's task, in the call that decoded its descriptor."""
         match parse_request_untrusted(reply):
             case UnanswerableReply(reason=reason):
                 self._services.log.error("accept answer unusable", reason=reason)
                 self._slots.release()
             case request if self._handlers is not None and self._netlink is not None:
-                self._handlers.start_soon(self._handle, request, self._netlink)
+                self._handlers.start_soon(self._handle, request, self._netlink, datagrams)
             case request:
                 # An answer that came more than EXCHANGE_SECONDS late, to an agent that has stopped.
                 os.close(request.sockfd)
 
-    async def _handle(self, request: HandshakeRequest | InvalidRequest, netlink: HandshakeNetlink) -> None:
+    async def _handle(
+        self,
+        request: HandshakeRequest | InvalidRequest,
+        netlink: HandshakeNetlink,
+        datagrams: Sequence[Datagram],
+    ) -> None:
         try:
-            await handle_request(request, self._services, netlink)
+            await handle_request(request, self._services, netlink, datagrams)
         finally:
             self._slots.release()
 

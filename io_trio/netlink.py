@@ -16,7 +16,7 @@ import errno
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -36,6 +36,7 @@ from ktls_agent.sansio.netlink.events import (
     Ready,
 )
 from ktls_agent.sansio.netlink.spec import MulticastGroup
+from ktls_agent.sansio.steps import Datagram, Trace, no_trace
 
 # include/uapi/linux/netlink.h, include/linux/socket.h
 NETLINK_GENERIC: Final = 16
@@ -150,6 +151,7 @@ class _Waiter:
 
     event: trio.Event
     answer: NetlinkEvent | None = None
+    datagrams: list[Datagram]  # what was asked, and what was answered
 
 
 class HandshakeNetlink:
@@ -158,7 +160,8 @@ class HandshakeNetlink:
     Args:
         asker: Sends requests and receives their answers.
         listener: Receives READY once `join` has been called.
-        accepted: Takes each request that the kernel hands over; must not block or raise.
+        accepted: Takes each request that the kernel hands over, and the datagrams that brought it; must not block or
+            raise.
         complain: Takes a sentence about what the kernel said that it should not have.
     """
 
@@ -167,7 +170,7 @@ class HandshakeNetlink:
         *,
         asker: DatagramSocket,
         listener: DatagramSocket,
-        accepted: Callable[[AcceptReply], None],
+        accepted: Callable[[AcceptReply, Sequence[Datagram]], None],
         complain: Callable[[str], object],
     ) -> None:
         self._asker = asker
@@ -202,7 +205,13 @@ class HandshakeNetlink:
                 return _unanswered("accept")
 
     async def done(
-        self, *, sockfd: int, status: int, remote_auth: tuple[int, ...], deadline: float = math.inf
+        self,
+        *,
+        sockfd: int,
+        status: int,
+        remote_auth: tuple[int, ...],
+        deadline: float = math.inf,
+        trace: Trace = no_trace,
     ) -> DoneAnswered | None:
         """Report the end of a handshake.
 
@@ -211,12 +220,13 @@ class HandshakeNetlink:
             status: 0 or a positive errno.
             remote_auth: Key serials of the peer's identities.
             deadline: When to stop waiting for the answer, in Trio's time; it is never later than `EXCHANGE_SECONDS`.
+            trace: Is told both datagrams.
 
         Returns:
             The kernel's answer; None if it was lost.
         """
         outgoing = self._client.done(sockfd=sockfd, status=status, remote_auth=remote_auth)
-        match await self._exchange(outgoing, deadline):
+        match await self._exchange(outgoing, deadline, trace):
             case DoneAnswered() as answer:
                 return answer
             case KernelError(sequence=sequence, error=error, text=text):
@@ -235,8 +245,11 @@ class HandshakeNetlink:
             await self._asker.wait_readable()
             self._drain_answers()
 
-    async def _exchange(self, outgoing: Outgoing, deadline: float = math.inf) -> NetlinkEvent | None:
-        waiter = self._waiters[outgoing.sequence] = _Waiter(event=trio.Event())
+    async def _exchange(
+        self, outgoing: Outgoing, deadline: float = math.inf, trace: Trace = no_trace
+    ) -> NetlinkEvent | None:
+        asked = Datagram(outgoing=True, data=outgoing.datagram)
+        waiter = self._waiters[outgoing.sequence] = _Waiter(event=trio.Event(), datagrams=[asked])
         try:
             # A request that was sent is seen through: its answer may bring a descriptor.
             with trio.CancelScope(shield=True) as scope:
@@ -248,6 +261,8 @@ class HandshakeNetlink:
         finally:
             del self._waiters[outgoing.sequence]
             self._client.abandon(outgoing.sequence)
+            for datagram in waiter.datagrams:
+                trace(datagram)
         return waiter.answer
 
     def _send(self, outgoing: Outgoing) -> KernelError | None:
@@ -268,14 +283,14 @@ class HandshakeNetlink:
                 continue
             if data is None:
                 return
-            self._dispatch(self._client.receive_datagram_untrusted(data))
+            self._receive(data)
 
     def _answers_failed(self, error: OSError) -> None:
         if error.errno != errno.ENOBUFS:
             raise error
         # What is still in the buffer is read first; after that no answer can come.
         while (data := self._asker.receive_nowait()) is not None:
-            self._dispatch(self._client.receive_datagram_untrusted(data))
+            self._receive(data)
         self._dispatch(self._client.answers_lost())
 
     def _drain_listener(self) -> bool:
@@ -292,11 +307,14 @@ class HandshakeNetlink:
                 continue
             if data is None:
                 break
-            heard |= self._dispatch(self._client.receive_datagram_untrusted(data))
+            heard |= self._receive(data)
         return heard
 
-    def _dispatch(self, events: list[NetlinkEvent]) -> bool:
-        """Carry events out; whether one of them is a reason to ACCEPT."""
+    def _receive(self, data: bytes) -> bool:
+        return self._dispatch(self._client.receive_datagram_untrusted(data), data)
+
+    def _dispatch(self, events: list[NetlinkEvent], data: bytes = b"") -> bool:
+        """Carry the events of a datagram out; whether one of them is a reason to ACCEPT."""
         ready = False
         for event in events:
             match event:
@@ -309,24 +327,29 @@ class HandshakeNetlink:
                     self._complain(reason)
                     ready = True
                 case Accepted(reply=reply):
-                    self._accepted(reply)
-                    self._answer(event.sequence, event)
+                    self._accepted(reply, self._answer(event.sequence, event, data))
                 case FamilyResolved():
                     self._answer_family(event)
                 case NothingPending() | DoneAnswered() | KernelError():
-                    self._answer(event.sequence, event)
+                    self._answer(event.sequence, event, data)
         return ready
 
     def _answer_family(self, event: FamilyResolved) -> None:
         # It bears no sequence number; it is asked for before anything else is.
         for sequence in self._waiters:
-            self._answer(sequence, event)
+            self._answer(sequence, event, b"")
 
-    def _answer(self, sequence: int, event: NetlinkEvent) -> None:
+    def _answer(self, sequence: int, event: NetlinkEvent, data: bytes) -> Sequence[Datagram]:
+        """Wake who waits for an answer; the datagrams of the exchange."""
+        answer = Datagram(outgoing=False, data=data)
         waiter = self._waiters.get(sequence)
-        if waiter is not None:
-            waiter.answer = event
-            waiter.event.set()
+        if waiter is None:
+            return [answer]
+        waiter.answer = event
+        waiter.event.set()
+        if data:  # (none for an answer that was lost)
+            waiter.datagrams.append(answer)
+        return waiter.datagrams
 
 
 def _unanswered(command: str) -> KernelError:

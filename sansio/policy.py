@@ -191,7 +191,7 @@ def make_psk_untrusted(serial: int, description: bytes, payload: bytes) -> PreSh
     """Make a pre-shared key of what a keyring holds.
 
     Args:
-        serial: The key's serial, for the reason.
+        serial: The key's serial.
         description: Its description, which is its identity.
         payload: Its secret.
 
@@ -203,7 +203,7 @@ def make_psk_untrusted(serial: int, description: bytes, payload: bytes) -> PreSh
     except PskUnusable as error:
         reason = f"The key {serial} ({shown_identity(description)}) can't be used: {error}."
         raise RequestRefused(failure(Cause.PSK_UNUSABLE, reason)) from None
-    return PreSharedKey(identity=description, secret=payload, hash_name=hash_name)
+    return PreSharedKey(identity=description, secret=payload, hash_name=hash_name, serial=serial)
 
 
 def check_offered_untrusted(identity: bytes) -> None:

@@ -21,13 +21,13 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from ktls_agent.sansio.netlink.events import CertificateSerials
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
+from ktls_agent.sansio.steps import Answered, Step, Trace
 from ktls_agent.sansio.testing.records import RecordError
 from ktls_agent.sansio.testing.simulated_kernel import Completion, PendingRequest
 from ktls_agent.sansio.tls.records import ContentType
 
 from ..agent import Agent
 from ..handler import Services, wall_clock
-from ..report import Reported, Step
 from .ladder import Ladder, ready_text
 from .machine import Consumer, Machine, connected_pair
 from .pki import DemoAuthority, Issued
@@ -96,7 +96,7 @@ class Stage:
             installer=self.machine,
             keyring=self.machine.keyring,
             log=self.log,
-            observe=self._observe,
+            trace_for=self._trace_for,
             wall_clock=wall_clock,
         )
 
@@ -158,10 +158,15 @@ class Stage:
         ladder.add(now, "kernel", ready_text(request.message_type, request.auth_mode), inward=True)
         self.requests += 1
 
-    def _observe(self, sockfd: int, now: float, step: Step) -> None:
-        self.ladders[self.machine.descriptors[sockfd].request].observe(now, step)
-        if isinstance(step, Reported):
-            self.reported.set()
+    def _trace_for(self, sockfd: int) -> Trace:
+        ladder = self.ladders[self.machine.descriptors[sockfd].request]
+
+        def trace(step: Step) -> None:
+            ladder.observe(trio.current_time(), step)
+            if isinstance(step, Answered):
+                self.reported.set()
+
+        return trace
 
 
 Play = Callable[[Stage], Awaitable[bool]]

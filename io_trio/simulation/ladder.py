@@ -5,15 +5,14 @@ piece by piece, a header and then its record, are one rung.  Records are named a
 see into them: after ServerHello all is encrypted.
 """
 
-import errno
 from dataclasses import dataclass, field
-from typing import Final, Literal, assert_never
+from typing import Final, Literal
 
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
 from ktls_agent.sansio.request import HandshakeRequest, InvalidRequest
+from ktls_agent.sansio.steps import Answered, Completed, Installed, Received, Reported, Sent, Started, Step
+from ktls_agent.sansio.summary import ROLES, status_name
 from ktls_agent.sansio.tls.parameters import HandshakeCompleted
-
-from ..report import ROLES, Completed, Installed, Received, Reported, Sent, Started, Step
 
 SPAN: Final = 43
 """Columns between two uprights: the whole ladder fits into 98."""
@@ -54,6 +53,7 @@ class Ladder:
     rungs: list[Rung] = field(default_factory=list)
     _received: bytearray = field(default_factory=bytearray)
     _received_at: float = 0.0
+    _report: Reported | None = None
 
     def add(self, now: float, side: Side, text: str, *, inward: bool | None) -> None:
         """Add a rung."""
@@ -73,14 +73,21 @@ class Ladder:
                 self._received_at = now
                 if not data:
                     self.add(now, "peer", "end of file", inward=True)
+            case _:
+                self._observe_end(now, step)
+
+    def _observe_end(self, now: float, step: Step) -> None:
+        match step:
             case Completed(result=result):
                 self.add(now, "peer", _result_text(result), inward=None)
             case Installed(cipher=cipher):
                 self.add(now, "kernel", f"TLS_TX, TLS_RX: {cipher}", inward=False)
             case Reported():
-                self.add(now, "kernel", _done_text(step), inward=False)
+                self._report = step
+            case Answered(error=error) if self._report is not None:
+                self.add(now, "kernel", _done_text(self._report, error), inward=False)
             case _:
-                assert_never(step)
+                pass  # What makes no rung.
 
     def lines(self) -> list[str]:
         """Draw it."""
@@ -134,10 +141,10 @@ def _result_text(result: HandshakeCompleted) -> str:
     return f"{result.cipher_suite}, {result.group or 'no key exchange'}{peer}{psk}"
 
 
-def _done_text(step: Reported) -> str:
-    status = errno.errorcode.get(step.status, str(step.status)) if step.status else "0"
-    peer = f", peer key {step.remote_auth[0]:#x}" if step.remote_auth else ""
-    answer = {0: "", None: ", no answer"}.get(step.error, f", refused: {step.error}")
+def _done_text(report: Reported, error: int | None) -> str:
+    status = status_name(report.status) if report.status else "0"
+    peer = f", peer key {report.remote_auth[0]:#x}" if report.remote_auth else ""
+    answer = {0: "", None: ", no answer"}.get(error, f", refused: {error}")
     return f"DONE {status}{peer}{answer}"
 
 

@@ -2,8 +2,7 @@
 
 The format (version 1) is JSON Lines in UTF-8.  The first line is the header, every other line is a step with its time:
 
-    {"transcript": 1, "agent": "0.1.0", "recorded": "2026-11-24T15:57:05.123456+00:00", "secrets": false,
-     "family_id": 32, "sequences": [3, 4]}
+    {"transcript": 1, "agent": "0.1.0", "recorded": "2026-11-24T15:57:05.123456+00:00", "secrets": false}
     {"at": 0.0, "step": "Datagram", "outgoing": true, "data": "1c00..."}
     {"at": 0.0004, "step": "Started", "request": {"kind": "ClientAnon", "sockfd": 13, ...}, ...}
 
@@ -81,16 +80,12 @@ class Transcript:
         agent: The version of ktls-agent that recorded it.
         recorded: When its first step was taken, with a time zone.
         secrets: Does it hold keys?
-        family_id: The number that the netlink family `handshake` had.
-        sequences: The netlink sequence numbers of ACCEPT and, if it was sent, of DONE.
         steps: What happened, in order.
     """
 
     agent: str
     recorded: dt.datetime
     secrets: bool
-    family_id: int
-    sequences: tuple[int, ...]
     steps: tuple[TimedStep, ...]
 
     def of_type(self, kind: type[_StepT]) -> list[_StepT]:
@@ -112,8 +107,6 @@ def _lines(transcript: Transcript) -> Iterator[bytes]:
         "agent": transcript.agent,
         "recorded": transcript.recorded.isoformat(),
         "secrets": transcript.secrets,
-        "family_id": transcript.family_id,
-        "sequences": list(transcript.sequences),
     }
     yield _line(header)
     for timed in transcript.steps:

@@ -5,6 +5,7 @@ Nothing here imports tlslite-ng; the names of methods and attributes are those t
 
 from typing import Final
 
+from ..steps import SecretLogged, Signed, Trace
 from .parameters import Identity, PublicKey, key_kind
 from .primitives import (
     SUITES_BY_NUMBER,
@@ -22,6 +23,12 @@ CIPHER_NAMES: Final = {
     "CHACHA20_POLY1305": "chacha20-poly1305",
     "AES_128_CCM": "aes128ccm",
 }
+_SECRET_LABELS: Final = (
+    ("CLIENT_HANDSHAKE_TRAFFIC_SECRET", "SERVER_HANDSHAKE_TRAFFIC_SECRET"),
+    ("CLIENT_TRAFFIC_SECRET_0", "SERVER_TRAFFIC_SECRET_0"),
+)
+"""In the order in which they are made, under the names of key log files (draft-ietf-tls-keylogfile)."""
+
 _CURVE_NAMES: Final = {"secp256r1": "NIST256p", "secp384r1": "NIST384p", "secp521r1": "NIST521p"}
 
 
@@ -41,13 +48,16 @@ class OwnKey:
     # tlslite-ng asks whether an RSA modulus is large enough for PSS with SHA-512: each accepted one is.
     n = 1 << 2048
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, trace: Trace) -> None:
         self._key = identity.private_key
+        self._trace = trace
 
     def sign(
         self, data: bytearray, _padding: str | None, hash_name: str, _salt_length: int | None
     ) -> bytearray:
-        return bytearray(sign(self._key, bytes(data), hash_name))
+        signature = sign(self._key, bytes(data), hash_name)
+        self._trace(Signed(signature=signature))
+        return bytearray(signature)
 
     hashAndSign = sign
 
@@ -101,12 +111,15 @@ class NoSocket:
 class RecordProtection:
     """Record protection, as tlslite-ng's handshake handles it."""
 
-    def __init__(self, *, is_client: bool) -> None:
+    def __init__(self, *, is_client: bool, trace: Trace) -> None:
         self.client = is_client
+        self.client_random = b""
+        self._trace = trace
+        self._labels = iter(_SECRET_LABELS)
         self.version: tuple[int, int] = (3, 1)
         self.tls13record = False
-        self.reader = RecordReader()
-        self.writer = RecordWriter(is_client=is_client)
+        self.reader = RecordReader(trace=trace)
+        self.writer = RecordWriter(is_client=is_client, trace=trace)
         self._pending_read: RecordKey | None = None
         self._pending_write: RecordKey | None = None
         self.suite_number = 0
@@ -115,6 +128,7 @@ class RecordProtection:
         self, suite_number: int, client_secret: bytes, server_secret: bytes, _implementations: object
     ) -> None:
         suite = SUITES_BY_NUMBER[suite_number]
+        self._log_secrets(client_secret, server_secret)
         ours, theirs = (client_secret, server_secret) if self.client else (server_secret, client_secret)
         self._pending_write = RecordKey.from_traffic_secret(suite, ours)
         self._pending_read = RecordKey.from_traffic_secret(suite, theirs)
@@ -123,6 +137,10 @@ class RecordProtection:
             # tlslite-ng's client goes over to its handshake key only after the server's Finished: until then
             # its alerts would leave unprotected.
             self.changeWriteState()
+
+    def _log_secrets(self, *secrets: bytes) -> None:
+        for label, secret in zip(next(self._labels), secrets, strict=True):
+            self._trace(SecretLogged(label=label, client_random=self.client_random, secret=bytes(secret)))
 
     def changeWriteState(self) -> None:
         if self._pending_write is not None:

@@ -46,6 +46,7 @@ from tlslite.x509certchain import X509CertChain
 
 from ..ktls import KernelSecrets
 from ..status import Alert, Cause
+from ..steps import Trace
 from . import checks
 from .adapters import CIPHER_NAMES, CertificateBytes, KeyExchange, NoSocket, OwnKey, PeerKey, RecordProtection
 from .checks import ExtensionType
@@ -270,15 +271,16 @@ def _number_of(scheme: tuple[int, int]) -> int:
 class Connection(TLSConnection):
     """One handshake, either role, as a generator in `steps` that wants input whenever it yields."""
 
-    def __init__(self, parameters: Parameters, entropy: Entropy) -> None:
+    def __init__(self, parameters: Parameters, entropy: Entropy, trace: Trace) -> None:
         super().__init__(NoSocket())
         self.sock = NoSocket()
         is_client = isinstance(parameters, ClientParameters | ClientPskParameters)
-        self._recordLayer = RecordProtection(is_client=is_client)
+        self._recordLayer = RecordProtection(is_client=is_client, trace=trace)
         self.reader: RecordReader = self._recordLayer.reader
         self.writer: RecordWriter = self._recordLayer.writer
         self._parameters = parameters
         self._generate_entropy = entropy
+        self._trace = trace
         self._client_hello: Any = None
         self._server_hello: Any = None
         self._retried = False
@@ -340,10 +342,8 @@ class Connection(TLSConnection):
                 return self._server_psk_steps(parameters)
 
     def _client_steps(self, parameters: ClientParameters) -> Steps:
-        chain = key = None
-        if parameters.identity is not None:
-            chain = self._own_chain = _own_chain(parameters.identity)
-            key = OwnKey(parameters.identity)
+        chain, key = self._presented(parameters.identity)
+        self._own_chain = chain
         self._server_name = parameters.server_name
         self._suites = parameters.cipher_suites
         settings = _settings(self._suites, parameters.groups, parameters.key_shares)
@@ -368,12 +368,11 @@ class Connection(TLSConnection):
         return cast("Steps", steps)
 
     def _server_steps(self, parameters: ServerParameters) -> Steps:
-        identity = parameters.identities[0]
         self._suites = parameters.cipher_suites
         settings = _settings(self._suites, parameters.groups, parameters.groups)
         wants_certificate = parameters.verifier is not None
         return self._as_server(
-            _own_chain(identity), OwnKey(identity), settings, parameters.alpn, reqCert=wants_certificate
+            parameters.identities[0], settings, parameters.alpn, wants_certificate=wants_certificate
         )
 
     def _server_psk_steps(self, parameters: ServerPskParameters) -> Steps:
@@ -384,22 +383,25 @@ class Connection(TLSConnection):
             [_NO_KEY],
             allow_psk_ke=parameters.allow_psk_ke,
         )
-        return self._as_server(None, None, settings, parameters.alpn)
+        return self._as_server(None, settings, parameters.alpn, wants_certificate=False)
 
     def _as_server(
         self,
-        chain: _Chain | None,
-        key: OwnKey | None,
+        identity: Identity | None,
         settings: _Settings,
         alpn: Sequence[bytes],
         *,
-        reqCert: bool = False,
+        wants_certificate: bool,
     ) -> Steps:
+        chain, key = self._presented(identity)
         names = [bytearray(name) for name in alpn] or _NO_ALPN
         steps = self.handshakeServerAsync(
-            certChain=chain, privateKey=key, reqCert=reqCert, settings=settings, alpn=names
+            certChain=chain, privateKey=key, reqCert=wants_certificate, settings=settings, alpn=names
         )
         return cast("Steps", steps)
+
+    def _presented(self, identity: Identity | None) -> tuple[_Chain | None, OwnKey | None]:
+        return (None, None) if identity is None else (_own_chain(identity), OwnKey(identity, self._trace))
 
     # Results
 
@@ -498,7 +500,7 @@ class Connection(TLSConnection):
         offer = client_hello.getExtension(ExtensionType.SIGNATURE_ALGORITHMS)
         accepted = [_number_of(scheme) for scheme in offer.sigalgs]
         identity, scheme = checks.choose_identity(parameters.identities, self._server_name, accepted)
-        return suite, scheme.name, _own_chain(identity), OwnKey(identity)
+        return suite, scheme.name, *self._presented(identity)
 
     @staticmethod
     def _choose_suite(client_hello: Any, names: Sequence[str]) -> int:
@@ -546,6 +548,7 @@ class Connection(TLSConnection):
             if self._offered_keys is not None:
                 self._offered_keys.bind(message, self._handshake_hash, self._retry_hash())
             self._client_hello = message
+            self._recordLayer.client_random = bytes(message.random)
             self.reader.hello_sent = True
         elif isinstance(message, ServerHello) and not checks.is_hello_retry(message):
             self._server_hello = message
@@ -663,6 +666,7 @@ class Connection(TLSConnection):
             self.reader.skip_early_data()
         self._server_name = name
         self._client_hello = hello
+        self._recordLayer.client_random = bytes(hello.random)
         hello.extensions = [item for item in hello.extensions if item.extType not in checks.DONE_WITH]
 
     def _choose_own_certificate(self, request: Any) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 
 from ..ktls import KernelSecrets
 from ..status import Cause, Failure, failure
+from ..steps import Trace, no_trace
 from .connection import Connection
 from .errors import HandshakeError
 from .parameters import (
@@ -56,10 +57,11 @@ class TlsEngine:
         parameters: The role, and what it is to do.
         entropy: Where random bytes come from; the same entropy and the same input give the same output (but for
             RSA signatures, whose salt `cryptography` draws).
+        trace: Is told what is in the records, the signature and the traffic secrets, as they come.
     """
 
-    def __init__(self, parameters: Parameters, *, entropy: Entropy) -> None:
-        self._connection = Connection(parameters, entropy)
+    def __init__(self, parameters: Parameters, *, entropy: Entropy, trace: Trace = no_trace) -> None:
+        self._connection = Connection(parameters, entropy, trace)
         self._state = _State.IDLE
         self._event: TlsEvent | None = None
 

@@ -1,9 +1,10 @@
 """What a handshake is told to do, and what came of it: the records of the engine's public API."""
 
+import abc
 import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -15,6 +16,20 @@ PrivateKey = (
     ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 )
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey | ed448.Ed448PublicKey
+
+
+class Signer(abc.ABC):
+    """A private key that is somewhere else: its signatures come from there."""
+
+    @abc.abstractmethod
+    def sign(self, data: bytes, hash_name: str) -> bytes:
+        """Sign as a TLS 1.3 CertificateVerify does (RFC 8446, 4.4.3): ECDSA, RSA-PSS with a salt as long as the hash, EdDSA.
+
+        Args:
+            data: The digest of the signed content; for EdDSA the content itself.
+            hash_name: The digest's name, "sha256" and the like; not used for EdDSA.
+        """
+        ...
 
 
 def key_kind(key: PrivateKey | PublicKey, certificate: x509.Certificate | None = None) -> str:
@@ -57,13 +72,13 @@ class Identity:
 
     Attributes:
         chain: DER certificates, the leaf first.
-        private_key: The leaf's key.
+        private_key: The leaf's key, or who signs with it.
         names: The DNS names of the leaf, lower case, for the choice by SNI.
-        key_kind: What `key_kind` says of the leaf and its key.
+        key_kind: What `key_kind` says of the leaf.
     """
 
     chain: tuple[bytes, ...]
-    private_key: PrivateKey = field(repr=False)
+    private_key: PrivateKey | Signer = field(repr=False)
     names: tuple[str, ...] = ()
     key_kind: str = field(init=False)
 
@@ -71,7 +86,7 @@ class Identity:
         """Look at the leaf once, when the identity is loaded."""
         with quiet():
             leaf = x509.load_der_x509_certificate(self.chain[0])
-        object.__setattr__(self, "key_kind", key_kind(self.private_key, leaf))
+        object.__setattr__(self, "key_kind", key_kind(cast("PublicKey", leaf.public_key()), leaf))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,11 +186,13 @@ class PreSharedKey:
         identity: What names it on the wire; any bytes.
         secret: The key itself.
         hash_name: "sha256" or "sha384": the hash of the cipher suites that it can be used with.
+        serial: The kernel's serial of the key, for DONE; None if it is not from a keyring.
     """
 
     identity: bytes
     secret: bytes = field(repr=False)
     hash_name: str
+    serial: int | None = None
 
     def __post_init__(self) -> None:
         """Hold the caller to what TLS can express (RFC 8446, 4.2.11).

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from ..ktls import KtlsCipher, TrafficKey
 from ..status import Alert
 from .errors import violation
-from .parameters import Entropy, PrivateKey, PublicKey
+from .parameters import Entropy, PrivateKey, PublicKey, Signer
 
 HASHES: Final[Mapping[str, hashes.HashAlgorithm]] = {
     "sha256": hashes.SHA256(),
@@ -390,11 +390,11 @@ def _pss(hash_name: str) -> padding.PSS:
     return padding.PSS(padding.MGF1(algorithm), algorithm.digest_size)
 
 
-def sign(key: PrivateKey, data: bytes, hash_name: str) -> bytes:
+def sign(key: PrivateKey | Signer, data: bytes, hash_name: str) -> bytes:
     """Sign as a TLS 1.3 CertificateVerify does.
 
     Args:
-        key: The private key.
+        key: The private key, or who signs with it.
         data: The digest of the signed content; for EdDSA the content itself.
         hash_name: The digest's name; not used for EdDSA.
     """
@@ -404,6 +404,8 @@ def sign(key: PrivateKey, data: bytes, hash_name: str) -> bytes:
             return key.sign(data, ec.ECDSA(_PREHASHED[hash_name], deterministic_signing=True))
         case rsa.RSAPrivateKey():
             return key.sign(data, _pss(hash_name), _PREHASHED[hash_name])
+        case Signer():
+            return key.sign(data, hash_name)
         case _:
             return key.sign(data)
 

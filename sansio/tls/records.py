@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..status import Alert, Cause, Failure
+from ..steps import Plaintext, Trace, no_trace
 from .errors import HandshakeError, violation
 from .primitives import TAG_LENGTH, RecordKey
 
@@ -96,13 +97,15 @@ def plain_alert(alert: Alert) -> bytes:
 class RecordWriter:
     """Fragments, protects and collects what is to be sent."""
 
-    def __init__(self, *, is_client: bool) -> None:
+    def __init__(self, *, is_client: bool, trace: Trace = no_trace) -> None:
+        self._trace = trace
         self._output = bytearray()
         self._version = FIRST_RECORD_VERSION if is_client else RECORD_VERSION
         self.key: RecordKey | None = None
 
     def write(self, content_type: int, data: bytes) -> None:
         """Send `data` in as many records as it takes, under the current key."""
+        self._trace(Plaintext(outgoing=True, content_type=content_type, data=data))
         for start in range(0, len(data), MAX_PLAINTEXT):
             self._write_record(content_type, data[start : start + MAX_PLAINTEXT])
         self._version = RECORD_VERSION
@@ -132,7 +135,8 @@ class RecordWriter:
 class RecordReader:
     """Turns a peer's bytes into handshake messages."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, trace: Trace = no_trace) -> None:
+        self._trace = trace
         self._input = bytearray()
         self._handshake = bytearray()
         self._handshake_bytes = 0
@@ -238,6 +242,7 @@ class RecordReader:
             del self._input[:end]
             record = self._open_record(header, body)
             if record is not None:
+                self._trace(Plaintext(outgoing=False, content_type=record[0], data=record[1]))
                 return record
 
     def _check_header(self) -> None:
@@ -258,6 +263,7 @@ class RecordReader:
         content_type = header[0]
         if content_type == ContentType.CHANGE_CIPHER_SPEC:
             self._drop_change_cipher_spec(body)
+            self._trace(Plaintext(outgoing=False, content_type=content_type, data=body))
             return None
         if self.key is None:
             return self._open_plain(content_type, body)

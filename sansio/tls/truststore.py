@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.verification import Store
 
 from .certificates import UNREADABLE, printable, quiet
@@ -95,6 +96,10 @@ class TrustStore:
 
     def __contains__(self, certificate: x509.Certificate) -> bool:
         return certificate in self._known
+
+    def anchors(self) -> tuple[bytes, ...]:
+        """Return the anchors as DER."""
+        return tuple(certificate.public_bytes(Encoding.DER) for certificate in self.certificates)
 
     def named(self, name: x509.Name) -> tuple[x509.Certificate, ...]:
         """Return the anchors whose subject is `name`."""

@@ -158,7 +158,7 @@ def test_the_demo_is_quick_and_says_so_at_its_end() -> None:
 async def test_run_on_a_kernel_without_the_service_is_one_line(tmp_path: Path) -> None:
     asker, listener = KernelSocket(), KernelSocket()
     netlink = HandshakeNetlink(
-        asker=asker, listener=listener, accepted=lambda _: None, complain=lambda _: None
+        asker=asker, listener=listener, accepted=lambda *_: None, complain=lambda _: None
     )
     family = await netlink.resolve()
     asker.close()

@@ -13,11 +13,11 @@ import trio
 
 from ktls_agent.io_trio.agent import Agent
 from ktls_agent.io_trio.handler import Services
-from ktls_agent.io_trio.report import Step
 from ktls_agent.io_trio.simulation.machine import Consumer, Machine, connected_pair
 from ktls_agent.sansio.ktls import TLS_RX, TLS_TX, pack_crypto_info
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
+from ktls_agent.sansio.steps import Step
 from ktls_agent.sansio.testing.records import KtlsRecords
 from ktls_agent.sansio.testing.simulated_kernel import PendingRequest
 from ktls_agent.sansio.tls.engine import TlsEngine
@@ -144,7 +144,7 @@ async def running_house(
             "keyring": machine.keyring,
             "log": log,
             "wall_clock": wall_clock,
-            "observe": lambda sockfd, _now, step: steps.append((sockfd, step)),
+            "trace_for": lambda sockfd: lambda step: steps.append((sockfd, step)),
             **services,
         }
     )

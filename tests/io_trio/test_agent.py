@@ -13,16 +13,17 @@ from trio.testing import MockClock
 
 from ktls_agent.io_trio import agent as agent_module
 from ktls_agent.io_trio.agent import Agent, AgentError
-from ktls_agent.io_trio.handler import AUTHENTICATED, Services
+from ktls_agent.io_trio.handler import Services
 from ktls_agent.io_trio.ktls import KeysRefused
-from ktls_agent.io_trio.report import Received
 from ktls_agent.io_trio.simulation.machine import Consumer, Machine, SimulatedSocket, connected_pair
 from ktls_agent.sansio.ktls import KernelSecrets
 from ktls_agent.sansio.netlink.events import AcceptReply, CertificateSerials
 from ktls_agent.sansio.netlink.messages import encode_message
 from ktls_agent.sansio.netlink.spec import Auth, Command, NlmsgType
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
+from ktls_agent.sansio.session import AUTHENTICATED
 from ktls_agent.sansio.status import OUTCOMES, Alert, Cause
+from ktls_agent.sansio.steps import Received, Started
 from ktls_agent.sansio.testing.simulated_kernel import (
     ChangeAnswer,
     DropReady,
@@ -705,7 +706,7 @@ def test_a_descriptor_that_comes_after_the_end_is_closed() -> None:
     services = Services(credentials=full_credentials, installer=machine, keyring=machine.keyring, log=Log())
     agent = Agent(services, open_socket=machine.open_socket)
     before = open_descriptors()
-    agent._take(AcceptReply(sockfd=os.open("/dev/null", os.O_RDONLY)))
+    agent._take(AcceptReply(sockfd=os.open("/dev/null", os.O_RDONLY)), [])
     assert open_descriptors() == before
 
 
@@ -853,7 +854,7 @@ async def test_accepts_between_the_steps_of_other_handshakes(monkeypatch: pytest
 
     async with running_house() as house:
         peers = [(await house.ask(server_request()))[1] for _ in range(8)]
-        await until(lambda: len(house.steps) == 8)
+        await until(lambda: sum(isinstance(step, Started) for _, step in house.steps) == 8)
         late, _ = await house.connect()
 
         def count(self: TlsEngine, data: bytes) -> None:

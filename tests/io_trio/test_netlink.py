@@ -81,7 +81,7 @@ async def test_the_real_kernel_answers_the_client() -> None:
     netlink = HandshakeNetlink(
         asker=(asker := KernelSocket()),
         listener=(listener := KernelSocket()),
-        accepted=lambda _: None,
+        accepted=lambda *_: None,
         complain=lambda _: None,
     )
     match await netlink.resolve():
@@ -126,7 +126,7 @@ class Desk:
         self.netlink = HandshakeNetlink(
             asker=self.asker,
             listener=self.listener,
-            accepted=self.accepted.append,
+            accepted=lambda reply, _: self.accepted.append(reply),
             complain=self.complaints.append,
         )
 

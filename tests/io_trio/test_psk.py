@@ -1,15 +1,16 @@
 """Pre-shared keys from the kernel's request to DONE: read, offered, looked up, named, and what is told of them."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 import trio
 
-from ktls_agent.io_trio.handler import TICKET_NOTE
-from ktls_agent.io_trio.psk import PskSource
+from ktls_agent.io_trio.keys import RequestKeys
 from ktls_agent.io_trio.simulation.machine import Consumer, Machine, MemoryKeyring
 from ktls_agent.io_trio.tcp import HandshakeSocket
 from ktls_agent.sansio.policy import Credentials, RequestRefused
+from ktls_agent.sansio.session import TICKET_NOTE
 from ktls_agent.sansio.status import Alert, Cause
 from ktls_agent.sansio.tls.parameters import MAX_PSK_IDENTITIES, PreSharedKey, ServerPskParameters
 from ktls_agent.sansio.tls.records import ContentType
@@ -331,26 +332,20 @@ async def test_no_secret_is_logged() -> None:
 # The source of keys
 
 
-def source(keyring: MemoryKeyring) -> tuple[PskSource, list[str]]:
-    notes: list[str] = []
-    return PskSource(keyring, note=notes.append), notes
-
-
-def test_names_the_serial_of_what_it_loaded() -> None:
+def test_a_loaded_key_bears_its_serial() -> None:
     keyring = MemoryKeyring()
     serial = keyring.add_psk(KEY.identity, KEY.secret)
-    keys, _ = source(keyring)
-    assert keys.load(serial) == KEY
-    assert keys.serial_of(KEY.identity) == serial
+    assert RequestKeys(keyring).load_psk(serial) == replace(KEY, serial=serial)
 
 
-def test_of_two_keys_with_one_identity_it_names_the_first() -> None:
-    keyring = MemoryKeyring()
-    first, second = (keyring.add_psk(KEY.identity, KEY.secret) for _ in range(2))
-    keys, _ = source(keyring)
-    keys.load(first)
-    keys.load(second)
-    assert keys.serial_of(KEY.identity) == first
+async def test_of_two_keys_with_one_identity_the_first_is_offered_and_named() -> None:
+    async with running_house() as house:
+        first, second = put(house.machine, KEY, KEY)
+        consumer, theirs = await house.ask(host_request(first, second))
+        peer = Peer(psks=(KEY,))
+        await peer.shake_hands(theirs, ServerPskParameters())
+        assert (await consumer.wait()).remote_auth == (first,)
+        assert peer.asked == (KEY.identity,)
 
 
 def test_looks_no_more_identities_up_than_its_bound() -> None:
@@ -358,13 +353,12 @@ def test_looks_no_more_identities_up_than_its_bound() -> None:
     names = [b"%d" % number for number in range(MAX_PSK_IDENTITIES + 1)]
     for name in names:
         keyring.add_psk(name, b"\1" * 32)
-    keys, notes = source(keyring)
-    assert [key.identity for key in keys.look_up(names)] == names[:-1]
-    assert notes == []
+    keys, notes = RequestKeys(keyring).look_up(names)
+    assert [key.identity for key in keys] == names[:-1]
+    assert notes == ()
 
 
 def test_a_key_that_can_not_be_read_is_refused() -> None:
-    keys, _ = source(MemoryKeyring())
     with pytest.raises(RequestRefused) as caught:
-        keys.load(9)
+        RequestKeys(MemoryKeyring()).load_psk(9)
     assert caught.value.failure.cause is Cause.PSK_UNAVAILABLE

@@ -10,13 +10,23 @@ import trio
 from trio.testing import MockClock
 
 from ktls_agent.io_trio.keyring import KeyUnreadable
-from ktls_agent.io_trio.report import Completed, Installed, Received, Reported, Sent, Started
 from ktls_agent.io_trio.simulation import demo as demo_module
 from ktls_agent.io_trio.simulation.demo import SCENARIOS, Scenario, Stage, run_demo
 from ktls_agent.io_trio.simulation.ladder import Ladder, describe_flight
 from ktls_agent.io_trio.simulation.machine import Consumer, Machine, MemoryKeyring, connected_pair
+from ktls_agent.sansio.lifecycle import Deadlines
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
-from ktls_agent.sansio.request import ClientAnon, InvalidRequest
+from ktls_agent.sansio.request import ClientAnon, HandshakeRequest, InvalidRequest
+from ktls_agent.sansio.steps import (
+    Answered,
+    Completed,
+    Configured,
+    Installed,
+    Received,
+    Reported,
+    Sent,
+    Started,
+)
 from ktls_agent.sansio.testing.simulated_kernel import Completion
 from ktls_agent.sansio.tls.parameters import HandshakeCompleted
 from tests.io_trio.house import (
@@ -27,6 +37,7 @@ from tests.io_trio.house import (
     running_house,
     server_request,
 )
+from tests.pki import NOW
 
 # The demo
 
@@ -125,23 +136,32 @@ def test_names_the_records_of_a_flight(data: bytes, text: str) -> None:
     assert describe_flight(data) == text
 
 
-def test_draws_every_step() -> None:
+def started(request: HandshakeRequest | InvalidRequest) -> Started:
+    return Started(request=request, peer_address=None, wall_clock=NOW, deadlines=Deadlines())
+
+
+def test_draws_the_steps_that_make_a_rung() -> None:
     ladder = Ladder(start=10.0)
     completed = HandshakeCompleted(
         cipher_suite="AES_256_GCM", group="x25519", alpn=None, peer=None, server_name=None
     )
-    ladder.observe(10.001, Started(request=ClientAnon(sockfd=7)))
+    ladder.observe(10.001, started(ClientAnon(sockfd=7)))
+    ladder.observe(10.001, Configured(trust=None, identity=None))
     ladder.observe(10.002, Sent(data=b"\x16\x03\x03\x00\x01\x01"))
     ladder.observe(10.003, Received(data=b"\x16\x03\x03\x00\x01"))
     ladder.observe(10.004, Received(data=b"\x02"))
     ladder.observe(10.005, Received(data=b""))
     ladder.observe(10.006, Completed(result=completed))
     ladder.observe(10.007, Installed(cipher="AES_GCM_256"))
-    ladder.observe(10.008, Reported(status=0, remote_auth=(0x1000,), error=0))
-    ladder.observe(10.009, Reported(status=5, remote_auth=(), error=None))
-    ladder.observe(10.010, Reported(status=0, remote_auth=(), error=errno.EBUSY))
-    ladder.observe(10.011, Started(request=InvalidRequest(sockfd=8, reason="x")))
-    ladder.observe(10.012, Started(request=ClientAnon(sockfd=9, peername="a-very-long-name.example.org")))
+    for report, error in (
+        (Reported(status=0, remote_auth=(0x1000,)), 0),
+        (Reported(status=5, remote_auth=()), None),
+        (Reported(status=0, remote_auth=()), errno.EBUSY),
+    ):
+        ladder.observe(10.008, report)
+        ladder.observe(10.009, Answered(error=error))
+    ladder.observe(10.011, started(InvalidRequest(sockfd=8, reason="x")))
+    ladder.observe(10.012, started(ClientAnon(sockfd=9, peername="a-very-long-name.example.org")))
     ladder.observe(10.013, Received(data=b"\x16\x03\x03\x00\x01\x02"))
     psk_ke = dataclasses.replace(completed, group=None, psk_identity=b"x")
     ladder.observe(10.014, Completed(result=psk_ke))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ktls_agent.sansio.status import Alert
 from ktls_agent.sansio.tls.errors import HandshakeError
-from ktls_agent.sansio.tls.parameters import PublicKey
+from ktls_agent.sansio.tls.parameters import PublicKey, Signer
 from ktls_agent.sansio.tls.primitives import (
     CERTIFICATE_ONLY_SCHEMES,
     GROUPS_BY_NAME,
@@ -417,6 +417,7 @@ def test_what_is_signed_verifies_and_nothing_else(scheme: object) -> None:
     data = hashlib.new(name, b"content").digest() if name else b"content"
     other = hashlib.new(name, b"other").digest() if name else b"other"
     signature = sign(key, data, name)
+    assert not isinstance(key, Signer)
     public = _public(key.public_key())
     assert signature_is_valid(public, signature, data, name)
     assert not signature_is_valid(public, signature, other, name)

@@ -3,11 +3,19 @@
 import datetime as dt
 from dataclasses import replace
 
-from ktls_agent.io_trio.report import Journal, Started, observe_nothing, summarize
-from ktls_agent.sansio.lifecycle import Request
-from ktls_agent.sansio.request import ClientPsk, ClientX509, InvalidRequest, ServerX509
+from ktls_agent.sansio.lifecycle import Deadlines, SendDone
+from ktls_agent.sansio.request import (
+    ClientPsk,
+    ClientX509,
+    HandshakeRequest,
+    InvalidRequest,
+    ServerX509,
+)
+from ktls_agent.sansio.session import Session
 from ktls_agent.sansio.status import Cause, failure
+from ktls_agent.sansio.summary import summarize
 from ktls_agent.sansio.tls.parameters import HandshakeCompleted, PeerCertificate
+from tests.test_session import NoKeys
 
 COMPLETED = HandshakeCompleted(
     cipher_suite="AES_256_GCM",
@@ -24,16 +32,29 @@ COMPLETED = HandshakeCompleted(
 )
 
 
+def session(
+    request: HandshakeRequest | InvalidRequest,
+    *,
+    completed: HandshakeCompleted | None = None,
+    status: int | None = None,
+    remote_auth: tuple[int, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> Session:
+    """A session that has got so far."""
+    made = Session(request, keys=NoKeys(), entropy=bytes, now=10.0, deadlines=Deadlines())
+    made.completed = completed
+    made.notes.extend(notes)
+    if status is not None:
+        made.report = SendDone(sockfd=request.sockfd, status=status, remote_auth=remote_auth)
+    return made
+
+
 def test_tells_everything_about_a_success() -> None:
-    journal = Journal(
-        peer_address="192.0.2.1",
-        completed=COMPLETED,
-        phases={"handshake": 10.0125, "install": 10.0135, "done": 10.014},
-        done_status=0,
-        remote_auth=(7, 8),
+    over = session(
+        ClientX509(sockfd=3, peername="server.test"), completed=COMPLETED, status=0, remote_auth=(7, 8)
     )
-    request = Request(ClientX509(sockfd=3, peername="server.test"), now=10.0)
-    assert summarize(request, journal) == {
+    over.peer_address = "192.0.2.1"
+    assert summarize(over, {"handshake": 10.0125, "install": 10.0135, "done": 10.014}) == {
         "role": "client",
         "auth": "x509",
         "peer": "server.test",
@@ -55,8 +76,8 @@ def test_names_the_pre_shared_key_in_printable_text_of_bounded_length() -> None:
     completed = replace(
         COMPLETED, peer=None, alpn=None, group=None, psk_identity=b"NVMe0R01 a\n\xff" + b"b" * 60_000
     )
-    journal = Journal(completed=completed, done_status=0, remote_auth=(7,))
-    fields = summarize(Request(ClientPsk(sockfd=3, peer_identities=(7,)), now=10.0), journal)
+    over = session(ClientPsk(sockfd=3, peer_identities=(7,)), completed=completed, status=0, remote_auth=(7,))
+    fields = summarize(over, {})
     assert (fields["role"], fields["auth"], fields["remote_auth"]) == ("client", "psk", "7")
     assert str(fields["psk"]).startswith("NVMe0R01 a\\n\\xffbbb")
     assert len(str(fields["psk"])) < 1000
@@ -64,11 +85,10 @@ def test_names_the_pre_shared_key_in_printable_text_of_bounded_length() -> None:
 
 
 def test_tells_why_a_request_failed() -> None:
-    request = Request(ServerX509(sockfd=3), now=10.0)
-    request.start()
-    request.handshake_failed(failure(Cause.UNKNOWN_CA, "Nobody knows it."))
-    journal = Journal(done_status=13, notes=["One.", "Two."])
-    assert summarize(request, journal) == {
+    over = session(ServerX509(sockfd=3), status=13, notes=("One.", "Two."))
+    over.request.start()
+    over.request.handshake_failed(failure(Cause.UNKNOWN_CA, "Nobody knows it."))
+    assert summarize(over, {}) == {
         "role": "server",
         "auth": "x509",
         "status": "EACCES",
@@ -80,15 +100,14 @@ def test_tells_why_a_request_failed() -> None:
 
 
 def test_a_client_without_a_certificate_is_named() -> None:
-    journal = Journal(completed=replace(COMPLETED, peer=None), done_status=0)
-    fields = summarize(Request(ServerX509(sockfd=3), now=10.0), journal)
+    completed = replace(COMPLETED, peer=None)
+    fields = summarize(session(ServerX509(sockfd=3), completed=completed, status=0), {})
     assert fields["note"] == "The client presented no certificate; an export with xprtsec=mtls refuses it."
-    assert "note" not in summarize(Request(ClientX509(sockfd=3), now=10.0), journal)
+    assert "note" not in summarize(session(ClientX509(sockfd=3), completed=completed, status=0), {})
 
 
 def test_an_invalid_request_has_neither_role_nor_peer() -> None:
-    request = Request(InvalidRequest(sockfd=3, reason="It is."), now=10.0)
-    assert summarize(request, Journal(done_status=4000)) == {
+    assert summarize(session(InvalidRequest(sockfd=3, reason="It is."), status=4000), {}) == {
         "role": "unknown",
         "auth": "unknown",
         "status": "4000",
@@ -99,12 +118,8 @@ def test_an_invalid_request_has_neither_role_nor_peer() -> None:
 
 
 def test_what_is_not_known_is_left_out() -> None:
-    assert summarize(Request(ServerX509(sockfd=3), now=10.0), Journal()) == {
+    assert summarize(session(ServerX509(sockfd=3)), {}) == {
         "role": "server",
         "auth": "x509",
         "total_ms": 0.0,
     }
-
-
-def test_nobody_has_to_look() -> None:
-    observe_nothing(3, 0.0, Started(request=ServerX509(sockfd=3)))
