@@ -19,12 +19,15 @@ from ..tls.certificates import UNREADABLE, load_certificate_untrusted, name_text
 from ..tls.checks import HELLO_RETRY_RANDOM, ExtensionType
 from ..tls.primitives import GROUPS_BY_NUMBER, SCHEMES_BY_NUMBER, SUITES_BY_NUMBER
 from ..tls.psk import shown_identity
-from ..tls.records import ContentType, HandshakeType, handshake_type_name
+from ..tls.records import HEADER_LENGTH, ContentType, HandshakeType, handshake_type_name, plain_alert
 
 MAX_LISTED: Final = 32
 """Values of one list that are shown: a list of 32,000 suites says no more than its beginning."""
 
 _HEADER: Final = 4  # RFC 8446, 4: the type and a length of three bytes
+
+_SHOWN_BYTES: Final = 16
+_RECORD_NAMES: Final[Mapping[int, str]] = {kind: kind.name.lower().replace("_", " ") for kind in ContentType}
 
 _VERSIONS: Final = {
     0x0300: "SSL 3.0",
@@ -72,6 +75,13 @@ class Detail:
     values: tuple[str, ...]
 
 
+def detail(name: str, values: Iterable[str]) -> Detail:
+    """Make a detail of at most `MAX_LISTED` values, and say how many more there are."""
+    shown = tuple(values)
+    more = (f"and {len(shown) - MAX_LISTED} more",) if len(shown) > MAX_LISTED else ()
+    return Detail(name=name, values=shown[:MAX_LISTED] + more)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dissection:
     """One message or record, taken apart.
@@ -80,12 +90,14 @@ class Dissection:
         name: Its name in RFC 8446; HelloRetryRequest is told from ServerHello.
         details: What matters in it, as far as it could be read.
         certificates: The DER certificates in it, the leaf first, as far as they could be read.
+        bad: Does it tell of a failure, as an alert does?
         defect: What is malformed about it; None if nothing is.
     """
 
     name: str
     details: tuple[Detail, ...] = ()
     certificates: tuple[bytes, ...] = ()
+    bad: bool = False
     defect: str | None = None
 
 
@@ -190,7 +202,7 @@ def dissect_message_untrusted(message: bytes) -> Dissection:
     except _Malformed as error:
         defect = defect or str(error)
     if certificates:
-        details.insert(0, _detail("certificates", (_subject(der) for der in certificates)))
+        details.insert(0, detail("certificates", (subject_untrusted(der) for der in certificates)))
     return Dissection(name=name, details=tuple(details), certificates=tuple(certificates), defect=defect)
 
 
@@ -235,7 +247,7 @@ def _certificate(body: _Cursor) -> _Found:
     body.vector(1)
     entries = body.inner(3, "certificate_list")
     if not entries:
-        yield _detail("certificates", ["none"])
+        yield detail("certificates", ["none"])
     while entries:
         yield entries.vector(3)
         entries.vector(2)
@@ -243,18 +255,18 @@ def _certificate(body: _Cursor) -> _Found:
 
 def _certificate_verify(body: _Cursor) -> _Found:
     yield _named("scheme", [body.number(2)], _SCHEMES)
-    yield _detail("signature", [_bytes(len(body.vector(2)))])
+    yield detail("signature", [_bytes(len(body.vector(2)))])
 
 
 def _finished(body: _Cursor) -> _Found:
-    yield _detail("verify data", [_bytes(len(body.rest()))])
+    yield detail("verify data", [_bytes(len(body.rest()))])
 
 
 def _new_session_ticket(body: _Cursor) -> _Found:
-    yield _detail("lifetime", [f"{body.number(4)} s"])
+    yield detail("lifetime", [f"{body.number(4)} s"])
     body.take(4)
     body.vector(1)
-    yield _detail("ticket", [_bytes(len(body.vector(2)))])
+    yield detail("ticket", [_bytes(len(body.vector(2)))])
     yield from _extensions(body, {})
 
 
@@ -263,7 +275,7 @@ def _key_update(body: _Cursor) -> _Found:
 
 
 def _opaque(body: _Cursor) -> _Found:
-    yield _detail("content", [_bytes(len(body.rest()))])
+    yield detail("content", [_bytes(len(body.rest()))])
 
 
 _READERS: Final[Mapping[int, Callable[[_Cursor], _Found]]] = {
@@ -298,7 +310,7 @@ def _extensions(body: _Cursor, readers: Mapping[int, _ExtensionReader]) -> Itera
         else:
             others.append(name)
     if others:
-        yield _detail("also", others)
+        yield detail("also", others)
 
 
 def _extension_name(number: int) -> str:
@@ -322,7 +334,7 @@ def _groups(content: _Cursor) -> Detail:
 
 def _offered_shares(content: _Cursor) -> Detail:
     shares = content.inner(2, "the list of key shares")
-    return _detail("key shares", _share_groups(shares))
+    return detail("key shares", _share_groups(shares))
 
 
 def _share_groups(shares: _Cursor) -> Iterator[str]:
@@ -336,7 +348,7 @@ def _share(content: _Cursor) -> str:
 
 
 def _chosen_share(content: _Cursor) -> Detail:
-    return _detail("key share", [_share(content)])
+    return detail("key share", [_share(content)])
 
 
 def _wanted_group(content: _Cursor) -> Detail:
@@ -349,7 +361,7 @@ def _schemes(content: _Cursor) -> Detail:
 
 def _server_names(content: _Cursor) -> Detail:
     names = content.inner(2, "the list of names")
-    return _detail("server name", _host_names(names))
+    return detail("server name", _host_names(names))
 
 
 def _host_names(names: _Cursor) -> Iterator[str]:
@@ -361,11 +373,11 @@ def _host_names(names: _Cursor) -> Iterator[str]:
 
 def _name_used(content: _Cursor) -> Detail:
     del content  # empty, RFC 6066, 3
-    return _detail("server name", ["was used"])
+    return detail("server name", ["was used"])
 
 
 def _protocols(content: _Cursor) -> Detail:
-    return _detail("ALPN", map(_text, content.inner(2, "the list of protocols").vectors(1)))
+    return detail("ALPN", map(_text, content.inner(2, "the list of protocols").vectors(1)))
 
 
 def _psk_modes(content: _Cursor) -> Detail:
@@ -376,7 +388,7 @@ def _offered_psks(content: _Cursor) -> Detail:
     identities = content.inner(2, "the list of identities")
     shown = list(_identities(identities))
     binders = sum(1 for _ in content.inner(2, "the list of binders").vectors(1))
-    return _detail("PSK identities", [*shown[:MAX_LISTED], f"({binders} binder{'s' * (binders != 1)})"])
+    return detail("PSK identities", [*shown[:MAX_LISTED], f"({binders} binder{'s' * (binders != 1)})"])
 
 
 def _identities(identities: _Cursor) -> Iterator[str]:
@@ -386,16 +398,16 @@ def _identities(identities: _Cursor) -> Iterator[str]:
 
 
 def _chosen_psk(content: _Cursor) -> Detail:
-    return _detail("PSK chosen", [f"number {content.number(2) + 1} of those offered"])
+    return detail("PSK chosen", [f"number {content.number(2) + 1} of those offered"])
 
 
 def _authorities(content: _Cursor) -> Detail:
     names = content.inner(2, "the list of authorities").vectors(2)
-    return _detail("certificate authorities", map(distinguished_name_untrusted, names))
+    return detail("certificate authorities", map(distinguished_name_untrusted, names))
 
 
 def _cookie(content: _Cursor) -> Detail:
-    return _detail("cookie", [_bytes(len(content.vector(2)))])
+    return detail("cookie", [_bytes(len(content.vector(2)))])
 
 
 _E = ExtensionType
@@ -452,14 +464,14 @@ def dissect_record_untrusted(content_type: int, data: bytes) -> Dissection:
         if content_type == ContentType.APPLICATION_DATA
         else f"record of type {content_type}"
     )
-    return Dissection(name=name, details=(_detail("content", [_bytes(len(data))]),))
+    return Dissection(name=name, details=(detail("content", [_bytes(len(data))]),))
 
 
 def _alert(data: bytes) -> Dissection:
     if len(data) != 2:
-        return Dissection(name="alert", defect=f"an alert has two bytes, not {len(data)}")
+        return Dissection(name="alert", bad=True, defect=f"an alert has two bytes, not {len(data)}")
     level = _ALERT_LEVELS.get(data[0], f"level {data[0]}")
-    return Dissection(name=f"alert {alert_name(data[1])}", details=(_detail("level", [level]),))
+    return Dissection(name=f"alert {alert_name(data[1])}", details=(detail("level", [level]),), bad=True)
 
 
 def alert_name(number: int) -> str:
@@ -468,6 +480,25 @@ def alert_name(number: int) -> str:
         return Alert(number).name.lower()
     except ValueError:
         return str(number)
+
+
+def dissect_bytes_untrusted(data: bytes) -> Dissection:
+    """Say what bytes are whose content nobody saw: what the engine refused, or an alert that was sent without it.
+
+    Args:
+        data: Records as they are on the wire, or anything else.  Raises nothing.
+    """
+    header, body = data[:HEADER_LENGTH], data[HEADER_LENGTH:]
+    if header == plain_alert(Alert.CLOSE_NOTIFY)[:HEADER_LENGTH] and len(body) == 2:
+        return dissect_record_untrusted(ContentType.ALERT, body)
+    shown = detail("begins", [data[:_SHOWN_BYTES].hex(" "), repr(data[:_SHOWN_BYTES])[2:-1]])
+    if len(header) < HEADER_LENGTH or header[0] not in _RECORD_NAMES:
+        return Dissection(name=f"{_bytes(len(data))} of no TLS record", details=(shown,), bad=True)
+    wanted = int.from_bytes(header[3:])
+    defect = None if len(body) == wanted else f"{_bytes(len(body))} of {wanted} are there"
+    return Dissection(
+        name=f"{_RECORD_NAMES[header[0]]} record, not read", details=(shown,), bad=True, defect=defect
+    )
 
 
 # Names
@@ -502,7 +533,8 @@ def _sequence(content: bytes) -> bytes:
     return b"\x30" + prefix + length + content
 
 
-def _subject(der: bytes) -> str:
+def subject_untrusted(der: bytes) -> str:
+    """Write the subject of a certificate in DER; what can't be read is shown as its size."""
     try:
         return name_text(load_certificate_untrusted(der).subject)
     except ValueError:
@@ -510,13 +542,7 @@ def _subject(der: bytes) -> str:
 
 
 def _named(name: str, numbers: Iterable[int], names: Mapping[int, str]) -> Detail:
-    return _detail(name, (_number_text(number, names) for number in numbers))
-
-
-def _detail(name: str, values: Iterable[str]) -> Detail:
-    shown = tuple(values)
-    more = (f"and {len(shown) - MAX_LISTED} more",) if len(shown) > MAX_LISTED else ()
-    return Detail(name=name, values=shown[:MAX_LISTED] + more)
+    return detail(name, (_number_text(number, names) for number in numbers))
 
 
 def _number_text(number: int, names: Mapping[int, str]) -> str:
