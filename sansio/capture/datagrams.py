@@ -82,13 +82,13 @@ def _accept_reply(chain: bytes) -> Dissection:
 
 
 def _reply_attributes(reply: AcceptReply) -> Iterator[tuple[str, list[str]]]:
-    """Its attributes in the kernel's order, without those that its name has."""
-    yield "SOCKFD", _present(reply.sockfd, str)
+    """Its attributes, the telling ones first, without those that its name has."""
     yield "PEERNAME", _present(reply.peername, _text)
     yield "TIMEOUT", _present(reply.timeout_ms, lambda ms: f"{ms} ms")
     yield "KEYRING", _present(reply.keyring, serial_text)
     yield "PEER_IDENTITY", [serial_text(serial) for serial in reply.peer_identities]
     yield "CERTIFICATE", [_certificate(pair) for pair in reply.certificates]
+    yield "SOCKFD", _present(reply.sockfd, str)
     yield "unknown attributes", [f"type {number}" for number, _ in reply.unknown]
 
 
@@ -107,8 +107,8 @@ def _done(chain: bytes) -> Dissection:
     done = decode_done_untrusted(chain)
     status = "without a status" if done.status is None else status_name(done.status)
     values = {
-        "SOCKFD": _present(done.sockfd, str),
         "REMOTE_AUTH": [serial_text(serial) for serial in done.remote_auth],
+        "SOCKFD": _present(done.sockfd, str),
     }
     return Dissection(
         name=f"DONE {status}",

@@ -46,7 +46,7 @@ from ..tls.diagnosis import MAX_REASON
 from ..tls.psk import shown_identity
 from ..tls.records import ContentType
 from .datagrams import dissect_datagram_untrusted, serial_text
-from .explanation import CertificateFacts, Explanation, Party, Row, Tone
+from .explanation import WHY, CertificateFacts, Explanation, Party, Row, Tone
 from .facts import (
     certificate_facts_untrusted,
     failure_of,
@@ -211,7 +211,7 @@ class _Ladder:
         self._add("agent", "kernel", f"DONE {status_name(step.status)}", *details, tone=tone)
 
     def _answered(self, step: Answered) -> None:
-        said = (detail("why", [printable(step.text)]),) if step.text else ()
+        said = (detail(WHY, [printable(step.text)]),) if step.text else ()
         if step.error is None:
             self._remark("no answer to DONE", *said, tone="bad")
         elif not self._kernel_seen and step.error:
@@ -222,7 +222,7 @@ class _Ladder:
     def _installed(self, step: Installed) -> None:
         details = []
         if step.refusal is not None:
-            details.append(detail("refused", [printable(step.refusal, MAX_REASON)]))
+            details.append(detail(WHY, [printable(step.refusal, MAX_REASON)]))
         if step.behind:
             details.append(detail("behind the handshake", [f"{len(step.behind)} bytes"]))
         tone: Tone = "good" if step.refusal is None else "bad"
@@ -327,7 +327,7 @@ class _Ladder:
         if failed is None:
             self._add("kernel", "agent", label, detail(name, values))
         else:
-            said = detail("unusable", [printable(failed.reason, MAX_REASON)])
+            said = detail(WHY, [printable(failed.reason, MAX_REASON)])
             self._add("kernel", "agent", label, said, tone="bad")
 
     def _looked_up(self, step: PsksLookedUp) -> None:
@@ -335,7 +335,7 @@ class _Ladder:
             detail(f"key {serial_text(found.serial)}", [shown_identity(found.identity)])
             for found in step.found
         ]
-        details += [detail("unusable", [printable(note, MAX_REASON)]) for note in step.notes]
+        details += [detail(WHY, [printable(note, MAX_REASON)]) for note in step.notes]
         label = f"{len(step.found)} of {len(step.identities)} pre-shared keys known"
         self._add("kernel", "agent", label, *details, tone="plain" if step.found else "bad")
 
@@ -353,7 +353,7 @@ class _Ladder:
             case Interrupted(by=by):
                 self._interrupted(by)
             case Noted(text=text):
-                self._remark("note", detail("note", [printable(text, MAX_REASON)]), tone="odd")
+                self._remark("note", detail("text", [printable(text, MAX_REASON)]), tone="odd")
             case _:
                 assert_never(step)
 
@@ -366,6 +366,6 @@ class _Ladder:
 
     def _tell_failure(self, failed: Failure | None) -> None:
         if failed is not None:
-            why = detail("why", [printable(failed.reason, MAX_REASON)])
+            why = detail(WHY, [printable(failed.reason, MAX_REASON)])
             self._remark(failed.cause.name.lower().replace("_", " "), why, tone="bad")
             self._failure_told = True

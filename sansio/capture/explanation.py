@@ -16,6 +16,9 @@ from .messages import Detail
 Party = Literal["kernel", "agent", "peer"]
 Tone = Literal["plain", "good", "odd", "bad"]
 
+WHY: Final = "why"
+"""The name of the detail that says why something failed."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:

@@ -197,7 +197,7 @@ def phases_of(transcript: Transcript) -> tuple[Phase, ...]:
     """How long each phase took: as the log line has it, or else the whole."""
     fields = [(name, value) for name, value in summary_of(transcript).items() if name.endswith("_ms")]
     phases = tuple(
-        Phase(name=name.removesuffix("_ms"), ms=float(value))
+        Phase(name=printable(name.removesuffix("_ms")), ms=float(value))
         for name, value in fields
         if isinstance(value, int | float)
     )

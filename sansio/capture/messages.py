@@ -201,6 +201,7 @@ def dissect_message_untrusted(message: bytes) -> Dissection:
         body.finish()
     except _Malformed as error:
         defect = defect or str(error)
+    details.sort(key=lambda found: found.name in _LONG)
     if certificates:
         details.insert(0, detail("certificates", (subject_untrusted(der) for der in certificates)))
     return Dissection(name=name, details=tuple(details), certificates=tuple(certificates), defect=defect)
@@ -212,6 +213,9 @@ def _length_defect(message: bytes) -> str | None:
     wanted = _HEADER + int.from_bytes(message[1:_HEADER])
     return None if wanted == len(message) else f"only {len(message)} of its {wanted} bytes are there"
 
+
+_LONG: Final = ("signature schemes", "certificate authorities", "also")
+"""What is shown last, so that it does not hide the rest."""
 
 _Found = Iterator[Detail | bytes]
 """What a reader finds: details, and certificates as they are."""
@@ -493,7 +497,7 @@ def dissect_bytes_untrusted(data: bytes) -> Dissection:
         return dissect_record_untrusted(ContentType.ALERT, body)
     shown = detail("begins", [data[:_SHOWN_BYTES].hex(" "), repr(data[:_SHOWN_BYTES])[2:-1]])
     if len(header) < HEADER_LENGTH or header[0] not in _RECORD_NAMES:
-        return Dissection(name=f"{_bytes(len(data))} of no TLS record", details=(shown,), bad=True)
+        return Dissection(name="no TLS record", details=(shown,), bad=True)
     wanted = int.from_bytes(header[3:])
     defect = None if len(body) == wanted else f"{_bytes(len(body))} of {wanted} are there"
     return Dissection(

@@ -31,7 +31,11 @@ def test_prints_its_version(arguments: tuple[str, ...]) -> None:
 def test_explains_itself(flag: str) -> None:
     code, out, _ = invoke(flag)
     assert code == 0
-    assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == ["run", "demo"]
+    assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
+        "run",
+        "demo",
+        "explain",
+    ]
     code, out, _ = invoke("run", flag)
     assert code == 0
     for option in ("-c, --config FILE", "-s, --stderr", "-v, --version", "-h, --help"):
