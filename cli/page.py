@@ -115,8 +115,12 @@ def _ladder(rows: tuple[Row, ...]) -> Element:
         "section",
         _element("h2", "What was said"),
         _element("p", "Times in milliseconds. Tap a row for what matters in it.", class_="hint"),
-        _element("div", *names, class_="parties", aria_hidden="true"),
-        _element("ol", *map(_row, rows), class_="ladder"),
+        _element(
+            "div",
+            _element("div", _element("div", *names, class_="names"), class_="parties", aria_hidden="true"),
+            _element("ol", *map(_row, rows), class_="ladder"),
+            class_="drawing",
+        ),
     )
 
 

@@ -232,7 +232,8 @@ OUTCOMES: Final[Mapping[Cause, Outcome]] = MappingProxyType(
             status=errno.ETIMEDOUT,
             alert=None,
             why="Nobody waits for this status; the consumer has shut the socket down, so no alert passes.",
-            remedy="Nothing, if the mount or the connection was given up on purpose. Else see which side was slow, and why.",
+            remedy="Nothing is to be done if the mount or the connection was given up on purpose. Else see which side was slow, and "
+            "why.",
         ),
         Cause.END_OF_FILE: _rejected(
             None,

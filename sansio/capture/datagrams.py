@@ -85,10 +85,10 @@ def _reply_attributes(reply: AcceptReply) -> Iterator[tuple[str, list[str]]]:
     """Its attributes, the telling ones first, without those that its name has."""
     yield "PEERNAME", _present(reply.peername, _text)
     yield "TIMEOUT", _present(reply.timeout_ms, lambda ms: f"{ms} ms")
-    yield "KEYRING", _present(reply.keyring, serial_text)
-    yield "PEER_IDENTITY", [serial_text(serial) for serial in reply.peer_identities]
+    yield "KEYRING", _present(reply.keyring, lambda serial: f"keyring {serial_text(serial)}")
+    yield "PEER_IDENTITY", [f"key {serial_text(serial)}" for serial in reply.peer_identities]
     yield "CERTIFICATE", [_certificate(pair) for pair in reply.certificates]
-    yield "SOCKFD", _present(reply.sockfd, str)
+    yield "SOCKFD", _present(reply.sockfd, descriptor_text)
     yield "unknown attributes", [f"type {number}" for number, _ in reply.unknown]
 
 
@@ -100,15 +100,15 @@ def _certificate(pair: CertificateSerials) -> str:
     certificate, private_key = (
         0 if serial is None else serial for serial in (pair.certificate, pair.private_key)
     )
-    return f"{serial_text(certificate)} with key {serial_text(private_key)}"
+    return f"certificate {serial_text(certificate)} with key {serial_text(private_key)}"
 
 
 def _done(chain: bytes) -> Dissection:
     done = decode_done_untrusted(chain)
     status = "without a status" if done.status is None else status_name(done.status)
     values = {
-        "REMOTE_AUTH": [serial_text(serial) for serial in done.remote_auth],
-        "SOCKFD": _present(done.sockfd, str),
+        "REMOTE_AUTH": [f"key {serial_text(serial)}" for serial in done.remote_auth],
+        "SOCKFD": _present(done.sockfd, descriptor_text),
     }
     return Dissection(
         name=f"DONE {status}",
@@ -128,6 +128,11 @@ _READERS: Final[Mapping[tuple[int, bool], Callable[[bytes], Dissection]]] = {
 def serial_text(serial: int) -> str:
     """Write a key's serial as /proc/keys does."""
     return f"{serial & 0xFFFFFFFF:#x}"
+
+
+def descriptor_text(descriptor: int) -> str:
+    """Write a descriptor."""
+    return f"fd {descriptor}"
 
 
 def _name(kind: type[HandlerClass | MessageType | Auth], number: int | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final, assert_never
 
-from ..request import InvalidRequest
+from ..request import ClientPsk, ClientX509, HandshakeRequest, InvalidRequest, ServerPsk, ServerX509
 from ..status import Failure
 from ..steps import (
     Answered,
@@ -119,7 +119,7 @@ class _Ladder:
         self._streams: Final = {True: MessageStream(), False: MessageStream()}
         self._unread = bytearray()  # what came in since the last record that was understood
         self._unsent: list[int] = []  # the rows of what was written, but not sent
-        self._sockfd: int | None = None
+        self._asked: HandshakeRequest | InvalidRequest | None = None
         self._at = 0.0
 
     def take(self, at: float, step: Step) -> None:
@@ -187,13 +187,15 @@ class _Ladder:
             case Installed():
                 self._installed(step)
             case Closed():
-                self._add("agent", "kernel", "close" if self._sockfd is None else f"close fd {self._sockfd}")
+                self._add(
+                    "agent", "kernel", "close" if self._asked is None else f"close fd {self._asked.sockfd}"
+                )
             case _:
                 assert_never(step)
 
     def _started(self, step: Started) -> None:
         asked = step.request
-        self._sockfd = asked.sockfd
+        self._asked = asked
         if self._kernel_seen:
             return
         name = None if isinstance(asked, InvalidRequest) else asked.peername
@@ -205,7 +207,7 @@ class _Ladder:
             self._tell_failure(self._failure)
         if self._kernel_seen:
             return
-        keys = [serial_text(serial) for serial in step.remote_auth]
+        keys = [f"key {serial_text(serial)}" for serial in step.remote_auth]
         details = (detail("REMOTE_AUTH", keys),) if keys else ()
         tone: Tone = "bad" if step.status else "good"
         self._add("agent", "kernel", f"DONE {status_name(step.status)}", *details, tone=tone)
@@ -315,10 +317,11 @@ class _Ladder:
                 assert_never(step)
 
     def _configured(self, step: Configured) -> None:
+        """Show what the request uses of it."""
         details = []
-        if step.trust is not None:
+        if step.trust is not None and not isinstance(self._asked, ClientPsk | ServerPsk):
             details.append(detail("trusts", map(subject_untrusted, step.trust)))
-        if step.identity:
+        if step.identity and isinstance(self._asked, ClientX509 | ServerX509):
             details.append(detail("identity", [subject_untrusted(step.identity[0])]))
         if details:
             self._remark("configuration", *details)
