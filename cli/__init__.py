@@ -1,1 +1,1 @@
-"""The command line: `ktls-agent run`, `demo` and `explain`."""
+"""The command line: `ktls-agent run`, `replay`, `explain` and `demo`."""

@@ -7,7 +7,8 @@ from typing import NoReturn
 
 import click
 
-from .main import CONTEXT, DISTRIBUTION
+from .files import read_input
+from .main import CONTEXT
 
 
 @click.command(context_settings=CONTEXT)
@@ -28,17 +29,17 @@ def explain(file: Path, as_json: bool, page: Path | None) -> None:  # noqa: FBT0
     Exit status: 0 if it could be explained, however the handshake ended; 65 if FILE is no transcript; 66 if it can't
     be read; 73 if PAGE can't be written.
     """
-    from ktls_agent.sansio.capture.explain import explain as explain_transcript  # noqa: PLC0415 - see cli.main
+    from ktls_agent.sansio.capture import transcript  # noqa: PLC0415 - see cli.main
+    from ktls_agent.sansio.capture.explain import explain as explain_transcript  # noqa: PLC0415
     from ktls_agent.sansio.capture.explanation import encode_explanation  # noqa: PLC0415
-    from ktls_agent.sansio.capture.transcript import TranscriptError, decode_transcript_untrusted  # noqa: PLC0415
 
-    name = "standard input" if file == Path("-") else str(file)
+    data = read_input(file, transcript.MAX_TRANSCRIPT_BYTES)
+    if data is None:
+        sys.exit(os.EX_NOINPUT)
     try:
-        explanation = explain_transcript(decode_transcript_untrusted(_read(file)))
-    except OSError as error:
-        _stop(f"{name} can't be read: {error.strerror}.", os.EX_NOINPUT)
-    except TranscriptError as error:
-        _stop(f"{name} can't be explained. {error}", os.EX_DATAERR)
+        explanation = explain_transcript(transcript.decode_transcript_untrusted(data))
+    except transcript.TranscriptError as error:
+        _stop(f"{file}: {error}", os.EX_DATAERR)
     if page is not None:
         from .page import render_page  # noqa: PLC0415
 
@@ -51,22 +52,13 @@ def explain(file: Path, as_json: bool, page: Path | None) -> None:  # noqa: FBT0
         click.echo(render_text(explanation), nl=False)
 
 
-def _read(file: Path) -> bytes:
-    """Read what may be a transcript, and a byte more than the largest has: enough to refuse it."""
-    from ktls_agent.sansio.capture.transcript import MAX_TRANSCRIPT_BYTES  # noqa: PLC0415 - see cli.main
-
-    with click.open_file(str(file), "rb") as source:
-        data: bytes = source.read(MAX_TRANSCRIPT_BYTES + 1)
-    return data
-
-
 def _write(page: Path, html: str) -> None:
     try:
         page.write_text(html, encoding="utf-8")
     except OSError as error:
-        _stop(f"{page} can't be written: {error.strerror}.", os.EX_CANTCREAT)
+        _stop(f"{page}: It can't be written: {error.strerror}.", os.EX_CANTCREAT)
 
 
 def _stop(sentence: str, code: int) -> NoReturn:
-    click.echo(f"{DISTRIBUTION}: {sentence}", err=True)
+    click.echo(sentence, err=True)
     sys.exit(code)

@@ -18,17 +18,44 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     help="Read this configuration instead of /etc/tlshd.conf or /etc/tlshd/config.",
 )
 @click.option("-s", "--stderr", "to_stderr", is_flag=True, help="Log to standard error instead of syslog.")
-def run(configuration_file: Path | None, to_stderr: bool) -> None:  # noqa: FBT001 - click passes it by name
+@click.option(
+    "--record",
+    "record_directory",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a transcript of each request to this directory, for `ktls-agent explain` and `replay`.",
+)
+@click.option("--only", type=click.Choice(["failures"]), help="What to record: not all, but failed requests.")
+@click.option(
+    "--record-secrets",
+    is_flag=True,
+    help="Record keys, too. Whoever has such a file can read the connection, and use its pre-shared keys.",
+)
+def run(
+    configuration_file: Path | None,
+    to_stderr: bool,  # noqa: FBT001 - click passes them by name
+    record_directory: Path | None,
+    only: str | None,
+    record_secrets: bool,  # noqa: FBT001
+) -> None:
     """Serve the kernel's handshake requests until SIGTERM; SIGHUP reloads the configuration.
 
-    Exit status: 0 after SIGTERM or SIGINT; 69 if the kernel has no handshake service; 71 if netlink fails; 77 without the
-    privilege (CAP_NET_ADMIN); 78 if the configuration can't be used.
+    Exit status: 0 after SIGTERM or SIGINT; 69 if the kernel has no handshake service; 71 if netlink fails; 73 if nothing can
+    be recorded; 77 without the privilege (CAP_NET_ADMIN); 78 if the configuration can't be used.
     """
     from ktls_agent.io_trio.agent import AgentError  # noqa: PLC0415 - see cli.main
+    from ktls_agent.io_trio.recorder import RecordingOptions  # noqa: PLC0415
     from ktls_agent.io_trio.service import run_service  # noqa: PLC0415
 
+    record = None
+    if record_directory is not None:
+        record = RecordingOptions(
+            directory=record_directory, only_failures=only == "failures", secrets=record_secrets
+        )
+    elif only or record_secrets:
+        raise click.UsageError("--only and --record-secrets go with --record DIR.")
     try:
-        run_service(configuration_file, to_stderr=to_stderr)
+        run_service(configuration_file, to_stderr=to_stderr, record=record)
     except AgentError as error:
         click.echo(f"{DISTRIBUTION}: {error}", err=True)
         sys.exit(error.exit_code)

@@ -94,6 +94,11 @@ def wall_clock() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
+def no_trace_for(_sockfd: int) -> Trace:
+    """Return the trace that is there when nobody looks."""
+    return no_trace
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What requests share.
@@ -119,7 +124,7 @@ class Services:
     entropy: Entropy = os.urandom
     wall_clock: Callable[[], dt.datetime] = wall_clock
     deadlines: Deadlines = field(default_factory=Deadlines)
-    trace_for: Callable[[int], Trace] = lambda _sockfd: no_trace
+    trace_for: Callable[[int], Trace] = no_trace_for
     turn: trio.Lock = field(default_factory=trio.Lock)
 
 

@@ -23,22 +23,26 @@ from .credentials import (
     find_configuration,
     load_credentials,
 )
-from .handler import Log, Services
+from .handler import Log, Services, no_trace_for, wall_clock
 from .keyring import KernelKeyring, KeyringLinks
 from .ktls import KernelKeyInstaller
 from .log import make_logger
 from .netlink import KernelSocket
+from .recorder import WRITE_SECONDS, Recorder, RecordingImpossible, RecordingOptions
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 RELOAD_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
 
 
-def run_service(configuration_file: Path | None, *, to_stderr: bool) -> None:
+def run_service(
+    configuration_file: Path | None, *, to_stderr: bool, record: RecordingOptions | None = None
+) -> None:
     """Serve until told to stop.
 
     Args:
         configuration_file: Instead of tlshd's usual places.
         to_stderr: Log to stderr instead of syslog.
+        record: What to record of the requests; None records nothing.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
@@ -54,18 +58,34 @@ def run_service(configuration_file: Path | None, *, to_stderr: bool) -> None:
     keyring = KernelKeyring()
     keyrings = KeyringLinks(keyring, configuration.keyrings)
     _tell_warnings(store.current, keyrings.link(), log)
+    recorder = None if record is None else _make_recorder(record, log)
     services = Services(
         credentials=lambda: store.current,
         installer=KernelKeyInstaller(),
         keyring=keyring,
         link_keyrings=keyrings.link,
         log=log,
+        trace_for=no_trace_for if recorder is None else recorder.trace_for,
     )
-    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log)
+    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log, recorder)
 
 
-async def serve(agent: Agent, store: CredentialStore, log: Log) -> None:
-    """Run an agent under this process's signals.
+def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:
+    try:
+        recorder = Recorder(options, log=log, wall_clock=wall_clock)
+    except RecordingImpossible as error:
+        raise AgentError(str(error), exit_code=os.EX_CANTCREAT) from None
+    if options.secrets:
+        log.warning(
+            "recording secrets",
+            directory=str(options.directory),
+            warning="Whoever reads these files can read the recorded connections, and use their pre-shared keys.",
+        )
+    return recorder
+
+
+async def serve(agent: Agent, store: CredentialStore, log: Log, recorder: Recorder | None = None) -> None:
+    """Run an agent under this process's signals, and its recorder.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
@@ -73,16 +93,27 @@ async def serve(agent: Agent, store: CredentialStore, log: Log) -> None:
     with trio.open_signal_receiver(*STOP_SIGNALS, *RELOAD_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_obey, signals, agent.stop, store, log)
-            try:
-                await agent.run(on_ready=partial(log.info, "ready"))
-            except AgentError as error:
-                failed: AgentError | None = error
-            else:
-                failed = None
+            failed = await _run_recorded(agent, log, recorder)
             nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
     log.info("stopped")
+
+
+async def _run_recorded(agent: Agent, log: Log, recorder: Recorder | None) -> AgentError | None:
+    """Run the agent, then let the recorder finish; why the agent could not go on, if so."""
+    failed: AgentError | None = None
+    async with trio.open_nursery() as nursery:
+        if recorder is not None:
+            nursery.start_soon(recorder.run)
+        try:
+            await agent.run(on_ready=partial(log.info, "ready"))
+        except AgentError as error:
+            failed = error
+        if recorder is not None:
+            recorder.stop()
+        nursery.cancel_scope.deadline = trio.current_time() + WRITE_SECONDS
+    return failed
 
 
 async def _obey(

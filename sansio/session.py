@@ -16,7 +16,7 @@ and comes out is told to the trace, so that a transcript of it can be run again:
 
 import datetime as dt
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, assert_never
 
@@ -153,6 +153,15 @@ class KeySource(Protocol):
         ...
 
 
+EngineMaker = Callable[[Parameters, Entropy, Trace], TlsEngine]
+"""Makes the engine of a handshake: `new_engine`, but in a replay that can't compute one."""
+
+
+def new_engine(parameters: Parameters, entropy: Entropy, trace: Trace) -> TlsEngine:
+    """Make an engine that computes its handshake."""
+    return TlsEngine(parameters, entropy=entropy, trace=trace)
+
+
 class Session:
     """See the module's docstring.
 
@@ -163,6 +172,7 @@ class Session:
         now: The monotonic time of the ACCEPT, in seconds.
         deadlines: How long requests may take.
         trace: Is told each step.
+        make_engine: Makes the TLS engine.
 
     Attributes:
         request: The request's life.
@@ -181,6 +191,7 @@ class Session:
         now: float,
         deadlines: Deadlines,
         trace: Trace = no_trace,
+        make_engine: EngineMaker = new_engine,
     ) -> None:
         self.request: Final = Request(request, now=now, deadlines=deadlines)
         self.completed: HandshakeCompleted | None = None
@@ -191,6 +202,7 @@ class Session:
         self._entropy = entropy
         self._deadlines = deadlines
         self._trace = trace
+        self._make_engine = make_engine
         self._engine: TlsEngine | None = None
         self._commands: deque[Command] = deque()
         self._sending = b""
@@ -284,7 +296,7 @@ class Session:
         return self._obey(self.request.done_unanswered(reason))
 
     def interrupt(self, by: Interruption, *, now: float) -> Action:
-        """Something from outside ends the request, wherever it is.
+        """Something from outside ends the request; one whose DONE is made already is only closed.
 
         Args:
             by: What it is.
@@ -331,7 +343,7 @@ class Session:
             parameters = self._choose(asked, credentials, now)
         except RequestRefused as refused:
             return self._obey(self.request.local_failure(refused.failure))
-        engine = self._engine = TlsEngine(parameters, entropy=self._draw, trace=self._trace)
+        engine = self._engine = self._make_engine(parameters, self._draw, self._trace)
         engine.start()
         return self._go_on(engine)
 
@@ -342,6 +354,7 @@ class Session:
         self._trace(
             Configured(
                 trust=None if own.trust is None else own.trust.anchors(),
+                authorities=() if own.trust is None else own.trust.subjects,
                 identity=None if own.identity is None else own.identity.chain,
                 names=() if own.identity is None else own.identity.names,
             )
@@ -464,6 +477,8 @@ class Session:
         return self._next()
 
     def _next(self) -> Action:
+        if not self._commands:
+            return CloseSocket(sockfd=self.request.sockfd)
         command = self._commands.popleft()
         match command:
             case InstallKeys():

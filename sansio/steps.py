@@ -60,14 +60,16 @@ class Configured:
     """What the request's role has to authenticate with.
 
     Attributes:
-        trust: The trust anchors as DER; None without a trust store.  Of a store with many, a transcript keeps those
-            whose names occur in the peer's chain.
+        trust: The trust anchors as DER; None without a trust store.  Of a large store, a transcript keeps those whose
+            names occur in the peer's chain.
+        authorities: The names of all of them, as CertificateRequest has them.
         identity: The agent's own chain as DER, the leaf first; None if none is configured.
         names: The DNS names of the identity.
     """
 
     trust: tuple[bytes, ...] | None = field(repr=False)
     identity: tuple[bytes, ...] | None = field(repr=False)
+    authorities: tuple[bytes, ...] = field(default=(), repr=False)
     names: tuple[str, ...] = ()
 
 

@@ -90,14 +90,17 @@ _Request = _Resolve | _Accept | _Done
 class GenlClient:
     """See the module's docstring.
 
+    Args:
+        first_sequence: The sequence number of the first request; a replay goes on where the recorded one did.
+
     Attributes:
         unmatched: How many messages answered no request of this client.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, first_sequence: int = 1) -> None:
         self.unmatched = 0
         self._family_id: int | None = None
-        self._last_sequence = 0
+        self._last_sequence = first_sequence - 1
         self._outstanding: dict[int, _Request] = {}
 
     @property

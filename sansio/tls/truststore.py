@@ -45,10 +45,21 @@ class TrustStore:
             authorities that are missing from it.
     """
 
-    __slots__ = ("_by_subject", "_known", "certificates", "skipped", "store", "subjects")
+    __slots__ = ("_anchors", "_by_subject", "_known", "certificates", "skipped", "store", "subjects")
 
-    def __init__(self, certificates: Iterable[x509.Certificate], *, skipped: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        certificates: Iterable[x509.Certificate],
+        *,
+        skipped: Iterable[str] = (),
+        subjects: Iterable[bytes] | None = None,
+    ) -> None:
         """Make a store of parsed certificates.
+
+        Args:
+            certificates: The anchors.
+            skipped: What was left out, in sentences.
+            subjects: The names for CertificateRequest, where the anchors are a part of a larger store only.
 
         Raises:
             TrustStoreError: There is none.
@@ -59,11 +70,13 @@ class TrustStore:
         self.certificates: Final = tuple(self._known)
         self.skipped: Final = tuple(skipped)
         self.store: Final = Store(list(self.certificates))
+        self._anchors: tuple[bytes, ...] = ()
         self._by_subject: dict[bytes, list[x509.Certificate]] = {}
         for certificate in self.certificates:
             self._by_subject.setdefault(certificate.subject.public_bytes(), []).append(certificate)
         fits = sum(len(name) + 2 for name in self._by_subject) <= MAX_SUBJECTS_BYTES
-        self.subjects: Final = tuple(self._by_subject) if fits else ()
+        own = tuple(self._by_subject) if fits else ()
+        self.subjects: Final = own if subjects is None else tuple(subjects)
 
     @classmethod
     def from_pem(cls, data: bytes) -> "TrustStore":
@@ -98,8 +111,10 @@ class TrustStore:
         return certificate in self._known
 
     def anchors(self) -> tuple[bytes, ...]:
-        """Return the anchors as DER."""
-        return tuple(certificate.public_bytes(Encoding.DER) for certificate in self.certificates)
+        """Return the anchors as DER; made once, since a system has over a hundred."""
+        if not self._anchors:
+            self._anchors = tuple(certificate.public_bytes(Encoding.DER) for certificate in self.certificates)
+        return self._anchors
 
     def named(self, name: x509.Name) -> tuple[x509.Certificate, ...]:
         """Return the anchors whose subject is `name`."""

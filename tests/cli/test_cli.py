@@ -33,8 +33,9 @@ def test_explains_itself(flag: str) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
         "run",
-        "demo",
+        "replay",
         "explain",
+        "demo",
     ]
     code, out, _ = invoke("run", flag)
     assert code == 0
@@ -78,8 +79,8 @@ def test_a_configuration_that_can_not_be_used_is_one_line(
 
 
 def test_an_agent_that_can_not_serve_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path | None, *, to_stderr: bool) -> None:
-        assert (path, to_stderr) == (None, True)
+    def refuse(path: Path | None, *, to_stderr: bool, record: object) -> None:
+        assert (path, to_stderr, record) == (None, True, None)
         raise AgentError("This kernel has no handshake service.", exit_code=69)
 
     monkeypatch.setattr("ktls_agent.io_trio.service.run_service", refuse)

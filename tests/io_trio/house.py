@@ -14,10 +14,14 @@ import trio
 from ktls_agent.io_trio.agent import Agent
 from ktls_agent.io_trio.handler import Services
 from ktls_agent.io_trio.simulation.machine import Consumer, Machine, connected_pair
+from ktls_agent.sansio.capture.differences import describe_replay
+from ktls_agent.sansio.capture.recording import Recording
+from ktls_agent.sansio.capture.replay import byte_by_byte, replay, whole
+from ktls_agent.sansio.capture.transcript import decode_transcript_untrusted, encode_transcript
 from ktls_agent.sansio.ktls import TLS_RX, TLS_TX, pack_crypto_info
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
-from ktls_agent.sansio.steps import Step
+from ktls_agent.sansio.steps import Step, Trace
 from ktls_agent.sansio.testing.records import KtlsRecords
 from ktls_agent.sansio.testing.simulated_kernel import PendingRequest
 from ktls_agent.sansio.tls.engine import TlsEngine
@@ -106,6 +110,7 @@ class House:
     machine: Machine
     log: Log
     steps: list[tuple[int, Step]]
+    recordings: list[Recording]
     sockets: list[trio.socket.SocketType] = field(default_factory=list)
 
     async def ask(self, request: PendingRequest) -> tuple[Consumer, trio.socket.SocketType]:
@@ -132,11 +137,27 @@ async def running_house(
     credentials: Callable[[], Credentials] = full_credentials,
     wall_clock: Callable[[], dt.datetime] = lambda: NOW,
     drain_seconds: float = 5.0,
+    replays: bool = True,
     **services: Any,
 ) -> AsyncIterator[House]:
-    """Run an agent; stop it at the end, and fail if it left a consumer or a descriptor behind."""
+    """Run an agent; stop it at the end, and fail if it left a consumer or a descriptor behind.
+
+    Each request is recorded, and has to come out of its transcript again in the end, unless `replays` is false.
+    """
     machine = machine or Machine()
     log, steps = Log(), list[tuple[int, Step]]()
+    recordings: list[Recording] = []
+
+    def trace_for(sockfd: int) -> Trace:
+        recording = Recording(clock=trio.current_time, now=NOW)
+        recordings.append(recording)
+
+        def trace(step: Step) -> None:
+            steps.append((sockfd, step))
+            recording(step)
+
+        return trace
+
     made = Services(
         **{
             "credentials": credentials,
@@ -144,12 +165,12 @@ async def running_house(
             "keyring": machine.keyring,
             "log": log,
             "wall_clock": wall_clock,
-            "trace_for": lambda sockfd: lambda step: steps.append((sockfd, step)),
+            "trace_for": trace_for,
             **services,
         }
     )
     agent = Agent(made, open_socket=machine.open_socket, drain_seconds=drain_seconds)
-    house = House(agent=agent, machine=machine, log=log, steps=steps)
+    house = House(agent=agent, machine=machine, log=log, steps=steps, recordings=recordings)
     try:
         async with trio.open_nursery() as nursery:
             await start_agent(nursery, agent)
@@ -160,6 +181,22 @@ async def running_house(
         for sock in house.sockets:
             sock.close()
     assert machine.sockets == []
+    if replays:
+        for recording in recordings:
+            check_replay(recording)
+
+
+def check_replay(recording: Recording) -> None:
+    """Fail unless a recorded request comes out of its transcript as it was, with secrets and without, however cut."""
+    assert recording.over
+    for secrets in (True, False):
+        made = recording.transcript(agent="0", secrets=secrets)
+        transcript = decode_transcript_untrusted(encode_transcript(made))
+        assert transcript == made
+        for cut in (None, whole, byte_by_byte):
+            result = replay(transcript, cut=cut)
+            assert result.identical, "\n".join(describe_replay(transcript, result))
+        assert result.engine_ran or not secrets
 
 
 async def until(condition: Callable[[], object]) -> None:
