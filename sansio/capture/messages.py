@@ -9,7 +9,7 @@ Lengths have to fit exactly, so every loop advances; lists are cut at `MAX_LISTE
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cryptography import x509
@@ -390,9 +390,9 @@ def _psk_modes(content: _Cursor) -> Detail:
 
 def _offered_psks(content: _Cursor) -> Detail:
     identities = content.inner(2, "the list of identities")
-    shown = list(_identities(identities))
+    shown = detail("PSK identities", _identities(identities))
     binders = sum(1 for _ in content.inner(2, "the list of binders").vectors(1))
-    return detail("PSK identities", [*shown[:MAX_LISTED], f"({binders} binder{'s' * (binders != 1)})"])
+    return replace(shown, values=(*shown.values, f"({binders} binder{'s' * (binders != 1)})"))
 
 
 def _identities(identities: _Cursor) -> Iterator[str]:
