@@ -14,14 +14,14 @@ again then: `StandIn` says what the transcript says, so that what is around the 
 What does not fit the transcript is a difference, not an error: the result names the first one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from cryptography import x509
 
-from ..lifecycle import Deadlines
+from ..lifecycle import Deadlines, InstallKeys
 from ..netlink.client import GenlClient
 from ..netlink.codec import split_messages_untrusted
 from ..netlink.events import Accepted, DoneAnswered, FamilyResolved, NetlinkEvent
@@ -35,7 +35,7 @@ from ..request import (
     UnanswerableReply,
     parse_request_untrusted,
 )
-from ..session import TICKET_NOTE, Receive, Session, new_engine
+from ..session import TICKET_NOTE, Action, Receive, Send, Session, new_engine
 from ..status import Cause, Failure
 from ..steps import (
     Answered,
@@ -181,6 +181,7 @@ class _Player:
         self._source = _Source(self.steps)
         self._stand_in = StandIn(self._tell)
         self._netlink = _Netlink(self.steps)
+        self._action: Action | None = None
 
     def compares(self, step: Step) -> bool:
         """Is this step compared?  How bytes came in is not, where they are cut otherwise."""
@@ -205,6 +206,7 @@ class _Player:
             at = 0
             while at < len(self.steps):
                 at = self._put_in(session, at)
+                self._check_answer(at)
         except Exception as error:  # a transcript that anybody wrote asks for anything, in any order
             return f"{type(error).__name__}: {error}"
         return None
@@ -252,21 +254,31 @@ class _Player:
     def _put_into(self, session: Session, step: Step) -> None:
         match step:
             case Started(peer_address=address, wall_clock=wall_clock):
-                session.start(self._source.credentials(), peer_address=address, wall_clock=wall_clock)
+                credentials = self._source.credentials()
+                self._action = session.start(credentials, peer_address=address, wall_clock=wall_clock)
             case Sent():
-                session.sent()
+                self._action = session.sent()
             case Received(data=data):
-                session.received(data)
+                self._action = session.received(data)
             case Installed(refusal=str(refusal)):
-                session.install_refused(refusal)
+                self._action = session.install_refused(refusal)
             case Installed(behind=behind):
-                session.installed(behind=behind)
+                self._action = session.installed(behind=behind)
             case Answered(error=None, text=text):
-                session.unanswered(text)
+                self._action = session.unanswered(text)
             case Answered(error=int(error), text=text):
-                session.answered(error, text)
+                self._action = session.answered(error, text)
             case _:
-                _interrupt(session, step)
+                self._action = _interrupt(session, step) or self._action
+
+    def _check_answer(self, at: int) -> None:
+        """Make sure that what the core wants done now is what was done next."""
+        answer = next((step for step in self.steps[at:] if is_input(step)), None)
+        wanted = _ANSWERS.get(type(self._action))
+        if wanted is None or isinstance(answer, (wanted, Interrupted, LocallyFailed, Failed)):
+            return
+        there = "ends" if answer is None else f"has {type(answer).__name__}"
+        raise ReplayError(f"the core wants {self._action}, and the transcript {there}")
 
     def _feed(self, session: Session, at: int, cut: Cut) -> int:
         """Put in what the peer said at one go, cut into pieces; return the number of the step behind it."""
@@ -275,9 +287,18 @@ class _Player:
         said = [step.data for step in self.steps[at:end] if isinstance(step, Received)]
         pieces = [*cut(b"".join(said)), *(b"" for data in said if not data)]
         for piece in pieces:
-            if not isinstance(session.received(piece), Receive):
+            self._action = session.received(piece)
+            if not isinstance(self._action, Receive):
                 break  # What is left was read at one go with what ended the handshake.
         return heard[-1] + 1
+
+
+_ANSWERS: Final[Mapping[type, type[Step]]] = {
+    Send: Sent,
+    Receive: Received,
+    InstallKeys: Installed,
+}
+"""What an action is answered with, if nothing comes between.  (A DONE may be without answer: netlink can be gone.)"""
 
 
 class ReplayError(Exception):
@@ -288,19 +309,21 @@ def _ends_speech(step: Step) -> bool:
     return is_input(step) and not isinstance(step, Received)
 
 
-def _interrupt(session: Session, step: Step) -> None:
+def _interrupt(session: Session, step: Step) -> Action | None:
+    """Put in what may come at any time; None for an output."""
     match step:
         case Interrupted(by=Interruption.DEADLINE, after=after):
             # (the subtraction that made `after` may have rounded it down)
-            session.interrupt(Interruption.DEADLINE, now=max(after, session.request.next_deadline() or 0.0))
+            now = max(after, session.request.next_deadline() or 0.0)
+            return session.interrupt(Interruption.DEADLINE, now=now)
         case Interrupted(by=by, after=after):
-            session.interrupt(by, now=after)
+            return session.interrupt(by, now=after)
         case LocallyFailed(failure=failed):
-            session.local_failure(failed)
+            return session.local_failure(failed)
         case Failed(failure=failed) if failed.cause is Cause.CONNECTION_LOST:
-            session.connection_lost(failed.reason)
+            return session.connection_lost(failed.reason)
         case _:
-            pass  # An output.
+            return None
 
 
 # The inputs that the core asks for

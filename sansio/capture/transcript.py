@@ -215,7 +215,7 @@ def _said(error: Exception) -> str:
 
 def _read_header(members: dict[str, Any]) -> Transcript:
     version = members.pop("transcript", None)
-    if version != VERSION:
+    if type(version) is not int or version != VERSION:
         raise TranscriptError(
             f"It is no ktls-agent transcript of version {VERSION}: its first line gives {version!a:.20} as the version."
         )

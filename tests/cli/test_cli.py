@@ -13,6 +13,7 @@ from ktls_agent.cli import main as main_module
 from ktls_agent.cli.main import group, main
 from ktls_agent.io_trio.agent import AgentError
 from ktls_agent.io_trio.netlink import HandshakeNetlink, KernelSocket
+from ktls_agent.io_trio.recorder import RecordingOptions
 from ktls_agent.sansio.netlink.events import FamilyResolved
 
 
@@ -179,3 +180,24 @@ async def test_run_on_a_kernel_without_the_service_is_one_line(tmp_path: Path) -
     assert f"configuration={path}" in starting
     assert failed.startswith("ktls-agent: This kernel (")
     assert "CONFIG_NET_HANDSHAKE" in failed
+
+
+def test_what_is_recorded_needs_a_place() -> None:
+    code, _, err = invoke("run", "--only", "failures")
+    assert code == 2
+    assert "--only and --record-secrets go with --record DIR" in err
+    code, _, err = invoke("run", "--record-secrets")
+    assert code == 2
+
+
+def test_recording_options_reach_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(
+        "ktls_agent.io_trio.service.run_service", lambda *_, record, **__: seen.append(record)
+    )
+    assert invoke("run", "--record", str(tmp_path), "--only", "failures", "--record-secrets")[0] == 0
+    assert invoke("run", "--record", str(tmp_path))[0] == 0
+    assert seen == [
+        RecordingOptions(directory=tmp_path, only_failures=True, secrets=True),
+        RecordingOptions(directory=tmp_path, only_failures=False, secrets=False),
+    ]

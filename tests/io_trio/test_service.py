@@ -10,24 +10,33 @@ import trio
 from ktls_agent.io_trio import service as service_module
 from ktls_agent.io_trio.agent import Agent, AgentError
 from ktls_agent.io_trio.credentials import ConfigurationUnusable, CredentialStore
-from ktls_agent.io_trio.handler import Services, wall_clock
+from ktls_agent.io_trio.handler import Services, no_trace_for, wall_clock
+from ktls_agent.io_trio.recorder import Recorder, RecordingOptions
 from ktls_agent.io_trio.service import run_service, serve
-from ktls_agent.io_trio.simulation.machine import Machine
+from ktls_agent.io_trio.simulation.machine import Machine, connected_pair
+from ktls_agent.sansio.netlink.spec import Auth
 from ktls_agent.sansio.policy import Credentials
-from tests.io_trio.house import Log, full_credentials, until
+from tests.io_trio.house import Log, full_credentials, server_request, until
 
 
 class Daemon:
     """An agent under signals, with a configuration that can break."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, record: Path | None = None) -> None:
         self.machine = machine
         self.log = Log()
         self.problem: str | None = None
         self.loads = 0
         self.store = CredentialStore(self.load)
+        self.recorder = None
+        if record is not None:
+            self.recorder = Recorder(RecordingOptions(directory=record), log=self.log, wall_clock=wall_clock)
         services = Services(
-            credentials=lambda: self.store.current, installer=machine, keyring=machine.keyring, log=self.log
+            credentials=lambda: self.store.current,
+            installer=machine,
+            keyring=machine.keyring,
+            log=self.log,
+            trace_for=no_trace_for if self.recorder is None else self.recorder.trace_for,
         )
         self.agent = Agent(services, open_socket=machine.open_socket)
 
@@ -38,7 +47,7 @@ class Daemon:
         return full_credentials() if self.loads == 1 else Credentials(warnings=("It is odd.",))
 
     async def serve(self) -> None:
-        await serve(self.agent, self.store, self.log)
+        await serve(self.agent, self.store, self.log, self.recorder)
 
     def events(self) -> list[str]:
         return [event for _, event, _ in self.log.lines]
@@ -106,6 +115,43 @@ def test_runs_with_everything_real_but_netlink(
     lines = capsys.readouterr().err.splitlines()
     assert f"starting pid={os.getpid()} configuration={path}" in lines[0]
     assert "The keyring 'ktls-agent-absent' could not be linked" in lines[1]
+
+
+def test_what_can_not_be_recorded_ends_it(tmp_path: Path) -> None:
+    path = tmp_path / "tlshd.conf"
+    path.touch()
+    with pytest.raises(AgentError, match="can't be used: File exists") as caught:
+        run_service(path, to_stderr=True, record=RecordingOptions(directory=path))
+    assert caught.value.exit_code == os.EX_CANTCREAT
+
+
+@pytest.mark.parametrize("secrets", [True, False])
+def test_recording_secrets_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], secrets: bool
+) -> None:
+    machine = Machine(family_present=False)
+    monkeypatch.setattr(service_module, "KernelSocket", machine.open_socket)
+    path = tmp_path / "tlshd.conf"
+    path.touch()
+    with pytest.raises(AgentError, match="no handshake service"):
+        run_service(path, to_stderr=True, record=RecordingOptions(directory=tmp_path / "a", secrets=secrets))
+    assert ("recording secrets" in capsys.readouterr().err) is secrets
+    assert (tmp_path / "a").is_dir()
+
+
+async def test_what_was_recorded_is_written_before_it_ends(tmp_path: Path, nursery: trio.Nursery) -> None:
+    daemon = Daemon(Machine(), record=tmp_path)
+    nursery.start_soon(daemon.serve)
+    await until(lambda: "ready" in daemon.events())
+    ours, theirs = await connected_pair()
+    with ours, theirs:
+        consumer = daemon.machine.submit(server_request(Auth.UNAUTH), ours)
+        await consumer.wait()
+        await until(lambda: any(event.startswith("handshake") for event in daemon.events()))
+        daemon.agent.stop()
+        await until(lambda: "stopped" in daemon.events())
+    (path,) = tmp_path.iterdir()  # noqa: ASYNC240 - a folder in memory
+    assert path.name.endswith("-unknown-EINVAL.transcript")
 
 
 def test_the_clock_knows_its_time_zone() -> None:
