@@ -50,7 +50,7 @@ def _element(tag: str, *children: _Child, **attributes: str) -> Element:
 
 
 def _head(explanation: Explanation) -> Element:
-    style = resources.files(__package__).joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("ktls_agent.cli").joinpath("page.css").read_text(encoding="utf-8")
     return _element(
         "head",
         _element("meta", charset="utf-8"),

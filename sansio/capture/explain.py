@@ -53,6 +53,7 @@ from .facts import (
     notes_of,
     phases_of,
     request_facts,
+    sentence,
     tls_facts,
     verdict_of,
 )
@@ -369,6 +370,6 @@ class _Ladder:
 
     def _tell_failure(self, failed: Failure | None) -> None:
         if failed is not None:
-            why = detail(WHY, [printable(failed.reason, MAX_REASON)])
+            why = detail(WHY, [sentence(failed.reason)])
             self._remark(failed.cause.name.lower().replace("_", " "), why, tone="bad")
             self._failure_told = True

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, TypeVar
 
 from cryptography import x509
@@ -32,7 +32,7 @@ from .transcript import Transcript
 MAX_CERTIFICATES: Final = 16
 """Certificates of one message that are told about: chains have two to four."""
 
-_USAGES: Final = {
+_USAGES: Final[Mapping[x509.ObjectIdentifier, str]] = {
     ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth",
     ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth",
     ExtendedKeyUsageOID.CODE_SIGNING: "codeSigning",
@@ -92,12 +92,13 @@ def _failed(failed: Failure, status: str | None) -> Verdict:
         headline=f"The handshake failed: {failed.cause.value}.",
         cause=failed.cause.name.lower(),
         status=status,
-        reason=_sentence(failed.reason),
+        reason=sentence(failed.reason),
         remedy=OUTCOMES[failed.cause].remedy,
     )
 
 
-def _sentence(text: str) -> str:
+def sentence(text: str) -> str:
+    """Make a reason a sentence that is fit to print; the engine's are phrases."""
     shown = printable(text, MAX_REASON)
     return shown[:1].upper() + shown[1:] + ("" if shown.endswith((".", "…")) else ".")
 
@@ -114,7 +115,7 @@ def _succeeded(transcript: Transcript) -> Verdict:
         outcome="done",
         headline=f"The handshake succeeded, but its consumer may not know: the kernel gave DONE {error}.",
         status="ok",
-        reason=_sentence(answered.text) if answered.text else None,
+        reason=sentence(answered.text) if answered.text else None,
         remedy="Repeat the mount or the connection; the consumer has probably given up in the meantime.",
     )
 
@@ -275,4 +276,8 @@ def _usages(certificate: x509.Certificate) -> tuple[str, ...] | None:
         usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
     except x509.ExtensionNotFound:
         return None
-    return tuple(_USAGES.get(usage, usage.dotted_string) for usage in usages)[:MAX_NAMES]
+    return tuple(map(_usage, usages))[:MAX_NAMES]
+
+
+def _usage(usage: x509.ObjectIdentifier) -> str:
+    return _USAGES[usage] if usage in _USAGES else usage.dotted_string

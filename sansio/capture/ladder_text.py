@@ -16,7 +16,7 @@ SPAN: Final = 43
 """Columns between two uprights."""
 
 WIDTH: Final = 2 * SPAN + 12
-"""Columns of the whole ladder."""
+"""Columns of a line."""
 
 Side = Literal["kernel", "peer"]
 

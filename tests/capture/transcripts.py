@@ -27,11 +27,11 @@ from ktls_agent.sansio.request import (
     ServerX509,
 )
 from ktls_agent.sansio.session import Action, Receive, Send, Session
-from ktls_agent.sansio.status import Cause, Failure, failure
+from ktls_agent.sansio.status import Cause, failure
 from ktls_agent.sansio.steps import Datagram, Interruption, Step, Summarized
 from ktls_agent.sansio.summary import summarize
 from ktls_agent.sansio.tls.engine import TlsEngine
-from ktls_agent.sansio.tls.parameters import Identity, KeysRequested, PreSharedKey
+from ktls_agent.sansio.tls.parameters import Identity, KeysRequested, Parameters, PreSharedKey
 from tests import pki
 from tests.tls.handshakes import Counter, client_identity, identity, trust
 
@@ -88,6 +88,13 @@ def credentials(*, own: bool = True) -> Credentials:
         client=RoleCredentials(trust=trust(), identity=client_identity() if own else None),
         server=RoleCredentials(trust=trust(), identity=identity() if own else None),
     )
+
+
+def started(parameters: Parameters) -> TlsEngine:
+    """An engine of any parameters that has been started."""
+    engine = TlsEngine(parameters, entropy=Counter(b"peer"))
+    engine.start()
+    return engine
 
 
 Peer = Callable[[bytes], bytes]
@@ -251,16 +258,10 @@ def record(
     return recorder.run(request, own or credentials(), keys or Keys(), wall_clock=wall_clock)
 
 
-def with_failure(failed: Failure) -> tuple[TimedStep, ...]:
-    """The steps of a transcript that has nothing but a failure."""
-    from ktls_agent.sansio.steps import Failed
-
-    return (TimedStep(at=0.0, step=Failed(failure=failed)),)
-
-
-# The four of the documentation, and others
-
-SERVER: Final = "server.test"
+def of_steps(*steps: Step) -> Transcript:
+    """A transcript that is made up, a millisecond for each step."""
+    timed = tuple(TimedStep(at=position / 1000, step=step) for position, step in enumerate(steps))
+    return Transcript(agent="0.1.0", recorded=RECORDED, secrets=False, steps=timed)
 
 
 def psk(
