@@ -280,4 +280,5 @@ def _usages(certificate: x509.Certificate) -> tuple[str, ...] | None:
 
 
 def _usage(usage: x509.ObjectIdentifier) -> str:
-    return _USAGES[usage] if usage in _USAGES else usage.dotted_string
+    name = _USAGES.get(usage)
+    return usage.dotted_string if name is None else name

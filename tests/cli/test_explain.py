@@ -233,6 +233,25 @@ def test_a_failure_as_text() -> None:
     assert render_text(explain(other_key())) == OTHER_KEY
 
 
+DOCUMENT = (Path(__file__).parent.parent.parent / "docs" / "explain.md").read_text(encoding="utf-8")
+
+
+def test_the_documents_sample_is_what_comes_out() -> None:
+    assert f"```\n{OTHER_KEY}```\n" in DOCUMENT
+
+
+def test_the_document_names_every_key_of_the_json() -> None:
+    def keys(value: object) -> set[str]:
+        if isinstance(value, list):
+            return set().union(*map(keys, value))
+        return set(value).union(*map(keys, value.values())) if isinstance(value, dict) else set()
+
+    explanation = explain(recorded.transcript("server"))
+    assert {
+        key for key in keys(json.loads(encode_explanation(explanation))) if f"`{key}`" not in DOCUMENT
+    } == set()
+
+
 def test_notes_are_told_as_text() -> None:
     assert "\nNote: something is odd\n" in render_text(explain(of_steps(Noted(text="something is odd"))))
 
