@@ -1,1 +1,1 @@
-"""The command line: `ktls-agent run`, `replay`, `explain` and `demo`."""
+"""The command line: `ktls-agent run`, `explain`, `replay` and `demo`."""

@@ -38,7 +38,7 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of --help."""
         del ctx
-        return ["run", "replay", "explain", "demo"]
+        return ["run", "explain", "replay", "demo"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""

@@ -83,8 +83,17 @@ class HandshakeSocket:
                 await self._wait(select.EPOLLIN)
                 continue
             if not data:
-                self._check_hung_up(self._poll())
+                self._raise_if_hung_up(self._poll())
             return data
+
+    def check_hung_up(self) -> None:
+        """Look whether anybody still waits for this handshake.
+
+        Raises:
+            ConsumerHungUp: The consumer shut the socket down.
+        """
+        self._epoll.modify(self.stdlib.fileno(), 0)
+        self._raise_if_hung_up(self._poll())
 
     def peek(self, size: int) -> bytes:
         """Look at what has come already, without waiting and without taking it; b"" if there is nothing."""
@@ -108,7 +117,7 @@ class HandshakeSocket:
             except BlockingIOError:
                 await self._wait(select.EPOLLOUT)
             except BrokenPipeError:
-                self._check_hung_up(self._poll())
+                self._raise_if_hung_up(self._poll())
                 raise
 
     def send_nowait(self, data: bytes) -> None:
@@ -135,14 +144,14 @@ class HandshakeSocket:
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             events = self._poll()
-            self._check_hung_up(events)
+            self._raise_if_hung_up(events)
             if events:
                 return
 
     def _poll(self) -> int:
         return sum(events for _, events in self._epoll.poll(0, 1))
 
-    def _check_hung_up(self, events: int) -> None:
+    def _raise_if_hung_up(self, events: int) -> None:
         if events & select.EPOLLHUP and not events & select.EPOLLERR:
             raise ConsumerHungUp
 

@@ -39,6 +39,22 @@ from ktls_agent.sansio.request import (
     ServerX509,
 )
 from ktls_agent.sansio.status import Alert, Cause, Failure, failure
+from ktls_agent.sansio.testing.playbook import (
+    At,
+    Cancel,
+    Completed,
+    DoneAnswered,
+    DoneUnanswered,
+    Failed,
+    Given,
+    Happening,
+    InstallFailed,
+    KeysInstalled,
+    LocalFailure,
+    Playbook,
+    Shutdown,
+    Start,
+)
 
 NOW = 100.0
 SERVER = ServerX509(sockfd=7)
@@ -53,20 +69,24 @@ UNKNOWN_CA = failure(Cause.UNKNOWN_CA, "The certificate comes from no trusted au
 NO_CREDENTIALS = failure(Cause.NO_CREDENTIALS, "No certificate is configured.")
 KTLS_REFUSED = failure(Cause.KTLS_REFUSED, "setsockopt failed.")
 
-CALLS: dict[Input, Callable[[Request], list[Command]]] = {
-    Input.START: Request.start,
-    Input.HANDSHAKE_COMPLETED: lambda request: request.handshake_completed(SECRETS),
-    Input.HANDSHAKE_FAILED: lambda request: request.handshake_failed(UNKNOWN_CA),
-    Input.KEYS_INSTALLED: lambda request: request.keys_installed((41, 42)),
-    Input.INSTALL_FAILED: lambda request: request.install_failed(KTLS_REFUSED),
-    Input.LOCAL_FAILURE: lambda request: request.local_failure(NO_CREDENTIALS),
-    Input.CANCEL: Request.cancel,
-    Input.DEADLINE: lambda request: request.handle_deadline(request.next_deadline() or NOW),
-    Input.SHUTDOWN: Request.shutdown,
-    Input.DONE_ANSWERED: lambda request: request.done_answered(0, ""),
-    Input.DONE_UNANSWERED: lambda request: request.done_unanswered("The answer was lost."),
+GIVEN: dict[Input, Happening] = {
+    Input.START: Start(),
+    Input.HANDSHAKE_COMPLETED: Completed(SECRETS),
+    Input.HANDSHAKE_FAILED: Failed(UNKNOWN_CA),
+    Input.KEYS_INSTALLED: KeysInstalled((41, 42)),
+    Input.INSTALL_FAILED: InstallFailed(KTLS_REFUSED),
+    Input.LOCAL_FAILURE: LocalFailure(NO_CREDENTIALS),
+    Input.CANCEL: Cancel(),
+    Input.SHUTDOWN: Shutdown(),
+    Input.DONE_ANSWERED: DoneAnswered(),
+    Input.DONE_UNANSWERED: DoneUnanswered(),
 }
-"""How each input is given; REFUSE is what START becomes for an invalid request."""
+"""How each input is given but the deadline; REFUSE is what START becomes for an invalid request."""
+
+CALLS: dict[Input, Callable[[Request], list[Command]]] = {
+    **{event: given.give for event, given in GIVEN.items()},
+    Input.DEADLINE: lambda request: request.handle_deadline(request.next_deadline() or NOW),
+}
 
 PATHS: dict[State, list[Input]] = {
     State.QUEUED: [],
@@ -83,6 +103,13 @@ def request_in(state: State, asked: HandshakeRequest | InvalidRequest = SERVER) 
         CALLS[event](request)
     assert request.state is state
     return request
+
+
+def book_in(state: State) -> Playbook:
+    book = Playbook(SERVER)
+    for event, command in zip(PATHS[state], (StartHandshake, InstallKeys, SendDone), strict=False):
+        assert book >> GIVEN[event] << command
+    return book
 
 
 # The table
@@ -150,28 +177,32 @@ def test_after_done_cancel_and_shutdown_change_nothing(state: State, event: Inpu
 
 
 def test_a_handshake_that_succeeds() -> None:
+    book = Playbook(SERVER)
+    assert book >> Start() << StartHandshake(request=SERVER)
+    assert book >> Completed(SECRETS) << InstallKeys(secrets=SECRETS)
+    assert book >> KeysInstalled((41, 42)) << SendDone(sockfd=7, status=0, remote_auth=(41, 42))
+    assert book >> DoneAnswered(0) << CloseSocket(sockfd=7)
+    assert book.request.state is State.FINISHED
+    assert book.request.failure is None
+    assert book.request.report_error is None
+
+
+def test_a_request_knows_its_descriptor_and_the_time_of_its_accept() -> None:
     request = Request(SERVER, now=NOW)
-    assert request.start() == [StartHandshake(request=SERVER)]
-    assert request.handshake_completed(SECRETS) == [InstallKeys(secrets=SECRETS)]
-    assert request.keys_installed((41, 42)) == [SendDone(sockfd=7, status=0, remote_auth=(41, 42))]
-    assert request.done_answered(0, "") == [CloseSocket(sockfd=7)]
-    assert request.state is State.FINISHED
-    assert request.failure is None
-    assert request.report_error is None
     assert (request.sockfd, request.accepted_at) == (7, NOW)
 
 
 def test_a_peer_without_identity_is_reported_without_one() -> None:
-    assert request_in(State.INSTALLING).keys_installed() == [SendDone(sockfd=7, status=0)]
+    assert book_in(State.INSTALLING) >> KeysInstalled() << SendDone(sockfd=7, status=0)
 
 
 # Failure
 
 
 def test_an_invalid_request_is_answered_with_einval_and_starts_no_handshake() -> None:
-    request = Request(INVALID, now=NOW)
-    assert request.start() == [SendDone(sockfd=8, status=errno.EINVAL)]
-    assert request.failure == Failure(cause=Cause.INVALID_REQUEST, reason=INVALID.reason)
+    book = Playbook(INVALID)
+    assert book >> Start() << SendDone(sockfd=8, status=errno.EINVAL)
+    assert book.request.failure == Failure(cause=Cause.INVALID_REQUEST, reason=INVALID.reason)
 
 
 @pytest.mark.parametrize("event", [Input.CANCEL, Input.DEADLINE, Input.SHUTDOWN, Input.LOCAL_FAILURE])
@@ -180,35 +211,38 @@ def test_an_invalid_request_stays_einval_whatever_ends_it(event: Input) -> None:
 
 
 def test_a_handshake_that_the_engine_failed_needs_no_abort() -> None:
-    request = request_in(State.HANDSHAKING)
-    assert request.handshake_failed(UNKNOWN_CA) == [SendDone(sockfd=7, status=errno.EACCES)]
-    assert request.failure is UNKNOWN_CA
+    book = book_in(State.HANDSHAKING)
+    assert book >> Failed(UNKNOWN_CA) << SendDone(sockfd=7, status=errno.EACCES)
+    assert book.request.failure is UNKNOWN_CA
 
 
 def test_keys_that_the_kernel_refused_are_reported_as_eio() -> None:
-    request = request_in(State.INSTALLING)
-    assert request.install_failed(KTLS_REFUSED) == [SendDone(sockfd=7, status=errno.EIO)]
-    assert request.failure is KTLS_REFUSED
+    book = book_in(State.INSTALLING)
+    assert book >> InstallFailed(KTLS_REFUSED) << SendDone(sockfd=7, status=errno.EIO)
+    assert book.request.failure is KTLS_REFUSED
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    event: Input
+    given: Given
     cause: Cause
-    status: int
+    done: SendDone
     alert: Alert | None
 
 
+LATE = SendDone(sockfd=7, status=errno.ETIMEDOUT)
+NO_KEY = SendDone(sockfd=7, status=errno.ENOKEY)
+FAULT = SendDone(sockfd=7, status=errno.EIO)
 ENDINGS = [
     Ending(
-        event=Input.LOCAL_FAILURE,
+        given=LocalFailure(NO_CREDENTIALS),
         cause=Cause.NO_CREDENTIALS,
-        status=errno.ENOKEY,
+        done=NO_KEY,
         alert=Alert.HANDSHAKE_FAILURE,
     ),
-    Ending(event=Input.CANCEL, cause=Cause.CANCELLED, status=errno.ETIMEDOUT, alert=None),
-    Ending(event=Input.DEADLINE, cause=Cause.TIMED_OUT, status=errno.ETIMEDOUT, alert=Alert.USER_CANCELED),
-    Ending(event=Input.SHUTDOWN, cause=Cause.SHUTDOWN, status=errno.EIO, alert=Alert.USER_CANCELED),
+    Ending(given=Cancel(), cause=Cause.CANCELLED, done=LATE, alert=None),
+    Ending(given=At(SERVER_SECONDS), cause=Cause.TIMED_OUT, done=LATE, alert=Alert.USER_CANCELED),
+    Ending(given=Shutdown(), cause=Cause.SHUTDOWN, done=FAULT, alert=Alert.USER_CANCELED),
 ]
 
 
@@ -217,27 +251,25 @@ def cause_and_alert(request: Request) -> tuple[Cause, Alert | None]:
     return request.failure.cause, request.failure.alert
 
 
-@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.event.value)
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.cause.name)
 def test_ending_a_queued_request_says_nothing_to_the_peer(ending: Ending) -> None:
-    request = request_in(State.QUEUED)
-    assert CALLS[ending.event](request) == [SendDone(sockfd=7, status=ending.status)]
-    assert cause_and_alert(request) == (ending.cause, None)
+    book = Playbook(SERVER)
+    assert book >> ending.given << ending.done
+    assert cause_and_alert(book.request) == (ending.cause, None)
 
 
-@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.event.value)
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.cause.name)
 def test_ending_a_handshake_sends_the_alert_before_done(ending: Ending) -> None:
-    request = request_in(State.HANDSHAKING)
-    done = SendDone(sockfd=7, status=ending.status)
-    assert CALLS[ending.event](request) == [AbortHandshake(alert=ending.alert), done]
-    assert cause_and_alert(request) == (ending.cause, ending.alert)
+    book = book_in(State.HANDSHAKING)
+    assert book >> ending.given << AbortHandshake(alert=ending.alert) << ending.done
+    assert cause_and_alert(book.request) == (ending.cause, ending.alert)
 
 
-@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.event.value)
+@pytest.mark.parametrize("ending", ENDINGS, ids=lambda ending: ending.cause.name)
 def test_ending_an_installation_stops_it_without_an_alert(ending: Ending) -> None:
-    request = request_in(State.INSTALLING)
-    done = SendDone(sockfd=7, status=ending.status)
-    assert CALLS[ending.event](request) == [AbortHandshake(alert=None), done]
-    assert cause_and_alert(request) == (ending.cause, None)
+    book = book_in(State.INSTALLING)
+    assert book >> ending.given << AbortHandshake(alert=None) << ending.done
+    assert cause_and_alert(book.request) == (ending.cause, None)
 
 
 def test_the_reason_says_how_far_the_request_came() -> None:
@@ -265,25 +297,23 @@ def test_the_reason_says_how_far_the_request_came() -> None:
 def test_a_refused_done_is_recorded_and_the_socket_still_closed(
     error: int, text: str, report_error: str
 ) -> None:
-    request = request_in(State.REPORTING)
-    assert request.done_answered(error, text) == [CloseSocket(sockfd=7)]
-    assert request.report_error == report_error
-    assert request.failure is None
+    book = book_in(State.REPORTING)
+    assert book >> DoneAnswered(error, text) << CloseSocket(sockfd=7)
+    assert book.request.report_error == report_error
+    assert book.request.failure is None
 
 
 def test_a_done_that_could_not_be_sent_is_recorded_and_the_socket_still_closed() -> None:
-    request = request_in(State.REPORTING)
-    assert request.done_unanswered("The netlink socket is closed.") == [CloseSocket(sockfd=7)]
-    assert request.report_error == "The netlink socket is closed."
+    book = book_in(State.REPORTING)
+    assert book >> DoneUnanswered("The netlink socket is closed.") << CloseSocket(sockfd=7)
+    assert book.request.report_error == "The netlink socket is closed."
 
 
 def test_a_done_that_is_never_answered_does_not_hold_the_socket() -> None:
-    request = request_in(State.REPORTING)
-    deadline = NOW + SERVER_SECONDS + REPORTING_SECONDS
-    assert request.next_deadline() == deadline
-    assert request.handle_deadline(deadline) == [CloseSocket(sockfd=7)]
-    assert request.report_error == "The kernel did not answer DONE by 6.5 s after ACCEPT."
-    assert request.next_deadline() is None
+    book = book_in(State.REPORTING)
+    assert book >> At(SERVER_SECONDS + REPORTING_SECONDS) << CloseSocket(sockfd=7)
+    assert book.request.report_error == "The kernel did not answer DONE by 6.5 s after ACCEPT."
+    assert book.request.next_deadline() is None
 
 
 # Deadlines

@@ -22,7 +22,7 @@ from ktls_agent.sansio.request import (
 )
 from ktls_agent.sansio.session import AUTHENTICATED, Action, Receive, Send, Session
 from ktls_agent.sansio.status import Cause, failure
-from ktls_agent.sansio.steps import Interruption, Reported, Step
+from ktls_agent.sansio.steps import Interruption, Reported, Step, Trace, no_trace
 from ktls_agent.sansio.tls.engine import TlsEngine
 from ktls_agent.sansio.tls.parameters import Identity, Parameters, PreSharedKey
 from tests.io_trio.house import SERVER_NAME, as_client, as_server, full_credentials
@@ -68,8 +68,11 @@ class Peer:
 class Stage:
     """A session, its peer, and the steps that it told."""
 
-    def __init__(self, request: HandshakeRequest | InvalidRequest, peer: Parameters) -> None:
+    def __init__(
+        self, request: HandshakeRequest | InvalidRequest, peer: Parameters, trace: Trace = no_trace
+    ) -> None:
         self.steps: list[Step] = []
+        self._trace = trace
         self.peer = Peer(peer)
         self.session = Session(
             request,
@@ -77,8 +80,12 @@ class Stage:
             entropy=Counter(),
             now=100.0,
             deadlines=Deadlines(),
-            trace=self.steps.append,
+            trace=self.take,
         )
+
+    def take(self, step: Step) -> None:
+        self.steps.append(step)
+        self._trace(step)
 
     def start(self) -> Action:
         return self.session.start(full_credentials(), peer_address="192.0.2.1", wall_clock=NOW)
@@ -110,10 +117,10 @@ CLIENT = ClientAnon(sockfd=3, peername=SERVER_NAME)
 SERVER = ServerX509(sockfd=3)
 
 
-def stage(role: str) -> Stage:
+def stage(role: str, trace: Trace = no_trace) -> Stage:
     if role == "client":
-        return Stage(CLIENT, as_server())
-    made = Stage(SERVER, as_client())
+        return Stage(CLIENT, as_server(), trace)
+    made = Stage(SERVER, as_client(), trace)
     made.peer.waiting += made.peer.engine.data_to_send()
     return made
 

@@ -7,6 +7,7 @@ data under the keys that the agent handed over.
 
 import datetime as dt
 import errno
+import os
 import ssl
 import tempfile
 import textwrap
@@ -22,6 +23,7 @@ from ktls_agent.sansio.netlink.events import CertificateSerials
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
 from ktls_agent.sansio.steps import Answered, Step, Trace
+from ktls_agent.sansio.testing.pki import Authority, Issued
 from ktls_agent.sansio.testing.records import RecordError
 from ktls_agent.sansio.testing.simulated_kernel import Completion, PendingRequest
 from ktls_agent.sansio.tls.records import ContentType
@@ -30,7 +32,6 @@ from ..agent import Agent
 from ..handler import Services, wall_clock
 from .ladder import Ladder, ready_text
 from .machine import Consumer, Machine, connected_pair
-from .pki import DemoAuthority, Issued
 
 SERVER: Final = "server.demo"
 CLIENT: Final = "client.demo"
@@ -71,7 +72,7 @@ class Stage:
     """What the scenarios share: the machine, the certificates, and the ladders that are drawn."""
 
     def __init__(self, directory: Path) -> None:
-        self.authority = DemoAuthority("Demo CA", now=dt.datetime.now(dt.UTC))
+        self.authority = Authority("Demo CA", now=dt.datetime.now(dt.UTC), entropy=os.urandom)
         self.server = self.authority.issue(SERVER)
         self.client = self.authority.issue(CLIENT)
         self.expired = self.authority.issue(SERVER, expired=True)

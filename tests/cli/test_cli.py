@@ -34,8 +34,8 @@ def test_explains_itself(flag: str) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
         "run",
-        "replay",
         "explain",
+        "replay",
         "demo",
     ]
     code, out, _ = invoke("run", flag)

@@ -877,4 +877,4 @@ async def test_accepts_between_the_steps_of_other_handshakes(monkeypatch: pytest
         for theirs in peers:
             os.write(theirs.fileno(), b"\x16\x03\x03\x00\x07garbage")  # all at once: nobody runs between
         await until(lambda: steps == 8)
-        assert steps_before_accept[0] <= 4
+        assert min(steps_before_accept, default=99) <= 2, (steps_before_accept, steps)

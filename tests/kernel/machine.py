@@ -36,6 +36,9 @@ PROGRAMS: Final = ("apt-get", "dpkg", "wget", "gpgv", "perl", "unshare", "flock"
 QEMU_PROGRAMS: Final = ("mke2fs",)
 """What they call for QEMU besides."""
 
+RECORDINGS: Final = "/out/recordings"
+"""Where the agents record, in the guest."""
+
 OUTPUT_SHOWN: Final = 4000
 """How many characters of the end of a guest's output a failure shows."""
 
@@ -65,11 +68,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What one boot of the guest reported."""
+    """What one boot of the guest reported; and the transcripts that the agents recorded there, by their names."""
 
     name: str
     output: str
     steps: dict[str, Step]
+    recordings: dict[str, bytes]
 
     def step(self, name: str) -> Step:
         """Return the step of that name, whatever its result; fail if the guest did not come to it."""
@@ -131,7 +135,8 @@ def build(*, qemu: bool) -> str | None:
 
 def agent_command(role: Role) -> str:
     """Return the agent under test for a role, as testbed/guest/lib.sh takes it."""
-    default = f"exec {Path(sys.prefix) / 'bin' / 'ktls-agent'} run -s -c $TB_CONF"
+    program = Path(sys.prefix) / "bin" / "ktls-agent"
+    default = f"exec {program} run -s -c $TB_CONF --record {RECORDINGS}/$TB_ROLE --record-secrets"
     return os.environ.get(f"{role.upper()}_AGENT") or os.environ.get("AGENT") or default
 
 
@@ -205,4 +210,17 @@ def _boot(scenario: str, kernel: Kernel) -> Scenario:
         results = out / "results.jsonl"
         steps = parse_steps(results.read_text(errors="replace")) if results.exists() else {}
         output = f"{ran.stdout}\n(the guest's exit status: {ran.returncode})"
-        return Scenario(name=scenario, output=output, steps=steps)
+        recordings = {path.name: path.read_bytes() for path in sorted(out.glob("recordings/*/*.transcript"))}
+        keep_recordings(f"{scenario}-{kernel}", recordings)
+        return Scenario(name=scenario, output=output, steps=steps, recordings=recordings)
+
+
+def keep_recordings(name: str, recordings: dict[str, bytes]) -> None:
+    """Keep what was recorded where KEEP_RECORDINGS says; tests/captures/README.md tells what for."""
+    folder = os.environ.get("KEEP_RECORDINGS")
+    if folder is None:
+        return
+    place = Path(folder, name)
+    place.mkdir(parents=True, exist_ok=True)
+    for file, data in recordings.items():
+        (place / file).write_bytes(data)

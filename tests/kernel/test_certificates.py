@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from tests.kernel.machine import Role, Scenario, is_tlshd
+from tests.kernel.recordings import test_every_request_comes_out_of_its_recording
+
+__all__ = ["test_every_request_comes_out_of_its_recording"]  # one more test
 
 SCENARIO = "certificates"
 pytestmark = pytest.mark.kernel

@@ -3,6 +3,9 @@
 import pytest
 
 from tests.kernel.machine import Scenario
+from tests.kernel.recordings import test_every_request_comes_out_of_its_recording
+
+__all__ = ["test_every_request_comes_out_of_its_recording"]  # one more test
 
 SCENARIO = "interop"
 pytestmark = pytest.mark.kernel

@@ -18,14 +18,14 @@ def _line(name: str, *, ok: bool = True) -> str:
 
 
 def test_a_step_that_was_not_reported_is_a_failure_which_shows_the_guests_output() -> None:
-    scenario = Scenario(name="nfs", output="Kernel panic", steps=parse_steps(_line("mount")))
+    scenario = Scenario(name="nfs", output="Kernel panic", steps=parse_steps(_line("mount")), recordings={})
     scenario.passed("mount")
     with pytest.raises(AssertionError, match=r"no step 'umount'.*\nKernel panic"):
         scenario.passed("umount")
 
 
 def test_a_failed_step_shows_the_agents_logs() -> None:
-    scenario = Scenario(name="nfs", output="", steps=parse_steps(_line("mount", ok=False)))
+    scenario = Scenario(name="nfs", output="", steps=parse_steps(_line("mount", ok=False)), recordings={})
     with pytest.raises(AssertionError, match=r"(?s)not ok: mount .*exit status 1.*CLIENT LOG.*SERVER LOG"):
         scenario.passed("mount")
 

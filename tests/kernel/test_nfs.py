@@ -5,6 +5,9 @@ import re
 import pytest
 
 from tests.kernel.machine import Scenario, is_tlshd
+from tests.kernel.recordings import test_every_request_comes_out_of_its_recording
+
+__all__ = ["test_every_request_comes_out_of_its_recording"]  # one more test
 
 SCENARIO = "nfs"
 KERNELS = ("uml", "7")  # (User Mode Linux has no keys of the type asymmetric)

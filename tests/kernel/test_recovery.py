@@ -5,6 +5,9 @@ import re
 import pytest
 
 from tests.kernel.machine import Role, Scenario, is_tlshd
+from tests.kernel.recordings import test_every_request_comes_out_of_its_recording
+
+__all__ = ["test_every_request_comes_out_of_its_recording"]  # one more test
 
 SCENARIO = "recovery"
 pytestmark = pytest.mark.kernel

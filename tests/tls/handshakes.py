@@ -1,28 +1,21 @@
 """Pairs of engines in memory, with certificates and entropy that are the same in each run.
 
-    handshake = shake_hands(client_parameters(), server_parameters())
-    assert isinstance(handshake.client.event, HandshakeCompleted)
+    pair = shake_hands(client_parameters(), server_parameters())
+    assert isinstance(pair.client.event, HandshakeCompleted)
 
 `Counter` is a deterministic stream of bytes in the place of `os.urandom`; certificates come from `tests.pki`,
 verifiers are the real ones.
 """
 
 import functools
-import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from ktls_agent.sansio.ktls import KernelSecrets
+from ktls_agent.sansio.testing.entropy import SeededEntropy
+from ktls_agent.sansio.testing.pair import PERFECT_LINK, ConnectionPair, Link
 from ktls_agent.sansio.tls.engine import TlsEngine
-from ktls_agent.sansio.tls.parameters import (
-    ClientParameters,
-    HandshakeCompleted,
-    HandshakeFailed,
-    Identity,
-    ServerParameters,
-    TlsEvent,
-)
+from ktls_agent.sansio.tls.parameters import ClientParameters, Identity, ServerParameters
 from ktls_agent.sansio.tls.verify import ClientCertificateVerifier, ServerCertificateVerifier, TrustStore
 from tests import pki
 
@@ -41,18 +34,16 @@ FAR_FUTURE: Final = pki.NOW + 20_000 * pki.DAY
 """Live peers look at the real clock: what they are shown is valid whatever it says."""
 
 
-class Counter:
-    """Entropy that is the same each time for the same seed."""
+class Counter(SeededEntropy):
+    """Entropy that is the same each time for the same seed, and remembers how much was drawn."""
 
     def __init__(self, seed: bytes = b"") -> None:
-        self._seed = seed
-        self._draws = 0
+        super().__init__(seed)
         self.drawn: list[int] = []
 
     def __call__(self, count: int) -> bytes:
-        self._draws += 1
         self.drawn.append(count)
-        return hashlib.shake_256(self._seed + self._draws.to_bytes(8)).digest(count)
+        return super().__call__(count)
 
 
 # Certificates
@@ -131,70 +122,9 @@ def _started(parameters: ClientParameters | ServerParameters, seed: bytes) -> Tl
     return engine
 
 
-# Feeding
+# Pairs
 
-Chop = Callable[[bytes], Iterable[bytes]]
-"""Cuts what is fed to an engine into pieces."""
-
-
-def whole(data: bytes) -> Iterator[bytes]:
-    if data:
-        yield data
-
-
-def byte_by_byte(data: bytes) -> Iterator[bytes]:
-    for index in range(len(data)):
-        yield data[index : index + 1]
-
-
-def in_pieces_of(sizes: Iterable[int]) -> Chop:
-    """Cut into pieces of these sizes, over and over."""
-    wanted = tuple(sizes)
-
-    def chop(data: bytes) -> Iterator[bytes]:
-        start, turn = 0, 0
-        while start < len(data):
-            end = start + wanted[turn % len(wanted)]
-            yield data[start:end]
-            start, turn = end, turn + 1
-
-    return chop
-
-
-@dataclass(kw_only=True)
-class Side:
-    """One end of a handshake: its engine, all that it sent and how it ended."""
-
-    engine: TlsEngine
-    sent: bytes = b""
-    event: TlsEvent | None = None
-
-    def collect(self) -> bytes:
-        data = self.engine.data_to_send()
-        self.sent += data
-        self.note_event()
-        return data
-
-    def note_event(self) -> None:
-        if (event := self.engine.next_event()) is not None:
-            assert self.event is None, "an engine tells only once how the handshake ended"
-            self.event = event
-
-    @property
-    def completed(self) -> HandshakeCompleted:
-        assert isinstance(self.event, HandshakeCompleted), self.event
-        return self.event
-
-    @property
-    def failed(self) -> HandshakeFailed:
-        assert isinstance(self.event, HandshakeFailed), self.event
-        return self.event
-
-
-@dataclass(kw_only=True)
-class Handshake:
-    client: Side
-    server: Side
+BYTE_BY_BYTE: Final = Link(chunks=(1,))
 
 
 def shake_hands(
@@ -202,27 +132,21 @@ def shake_hands(
     server: ServerParameters | None = None,
     *,
     seed: bytes = b"",
-    chop: Chop = whole,
-) -> Handshake:
-    """Run a handshake between two engines until neither has more to say."""
-    pair = Handshake(
-        client=Side(engine=client_engine(client, seed=b"client" + seed)),
-        server=Side(engine=server_engine(server, seed=b"server" + seed)),
+    link: Link = PERFECT_LINK,
+) -> ConnectionPair:
+    """Run a handshake until nothing moves; both sides read all that is there, in the chunks of `link`."""
+    pair = ConnectionPair(
+        client or client_parameters(),
+        server or server_parameters(),
+        to_server=link,
+        to_client=link,
+        seed=seed,
+        exact_reads=False,
     )
-    while move(pair.client, pair.server, chop) or move(pair.server, pair.client, chop):
-        pass
+    pair.run()
     return pair
 
 
-def move(source: Side, target: Side, chop: Chop = whole) -> bool:
-    """Carry what `source` has to send to `target`; False if there was nothing."""
-    data = source.collect()
-    for piece in chop(data):
-        target.engine.receive_data(piece)
-    target.note_event()
-    return bool(data)
-
-
-def secrets_of(pair: Handshake) -> tuple[KernelSecrets, KernelSecrets]:
+def secrets_of(pair: ConnectionPair) -> tuple[KernelSecrets, KernelSecrets]:
     """Both sides' secrets, the client's first."""
-    return pair.client.engine.extract_secrets(), pair.server.engine.extract_secrets()
+    return pair.client.secrets, pair.server.secrets

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ktls_agent.sansio.ktls import KernelSecrets, KtlsCipher
 from ktls_agent.sansio.status import OUTCOMES, Alert, Cause, Failure, failure
+from ktls_agent.sansio.testing.pair import ConnectionPair, Link
 from ktls_agent.sansio.tls.engine import MAX_TRAILING_DATA, LocalProtocolError, TlsEngine
 from ktls_agent.sansio.tls.parameters import (
     CIPHER_SUITES,
@@ -27,19 +28,16 @@ from tests.peers.adversary import ClientAdversary, Protection, ServerAdversary
 from tests.peers.messages import MessageType, Type
 from tests.pki import KeyType
 from tests.tls.handshakes import (
+    BYTE_BY_BYTE,
     KEY_TYPES,
     SERVER_NAME,
-    Chop,
     Counter,
-    Handshake,
     authority,
-    byte_by_byte,
     client_engine,
     client_identity,
     client_parameters,
     client_verifier,
     identity,
-    in_pieces_of,
     issued,
     mutual_client,
     mutual_server,
@@ -86,7 +84,7 @@ def ending(engine: TlsEngine) -> Failure:
     return event.failure
 
 
-def assert_keys_match(pair: Handshake) -> KernelSecrets:
+def assert_keys_match(pair: ConnectionPair) -> KernelSecrets:
     client, server = secrets_of(pair)
     assert (client.tx, client.rx) == (server.rx, server.tx)
     assert (client.cipher, client.version) == (server.cipher, server.version)
@@ -377,11 +375,12 @@ def record_rest(stream: bytes, at: int) -> int:
 # Feeding makes no difference; the same entropy gives the same bytes
 
 
-def chops() -> st.SearchStrategy[Chop]:
-    return st.lists(st.integers(1, 700), min_size=1, max_size=8).map(in_pieces_of)
+def links() -> st.SearchStrategy[Link]:
+    sizes = st.lists(st.integers(1, 700), min_size=1, max_size=8)
+    return sizes.map(lambda chunks: Link(chunks=tuple(chunks)))
 
 
-def observed(pair: Handshake) -> tuple[object, ...]:
+def observed(pair: ConnectionPair) -> tuple[object, ...]:
     return pair.client.sent, pair.server.sent, pair.client.event, pair.server.event, secrets_of(pair)
 
 
@@ -391,30 +390,30 @@ def test_the_same_entropy_gives_the_same_bytes(key_type: KeyType, groups: tuple[
     parameters = mutual_client(key_type), mutual_server(key_type, groups=groups)
     first = observed(shake_hands(*parameters))
     assert observed(shake_hands(*parameters)) == first
-    assert observed(shake_hands(*parameters, chop=byte_by_byte)) == first
+    assert observed(shake_hands(*parameters, link=BYTE_BY_BYTE)) == first
     other = observed(shake_hands(*parameters, seed=b"other"))
     assert other[0] != first[0]
     assert other[4] != first[4]
 
 
 @given(
-    chop=chops(),
+    link=links(),
     key_type=st.sampled_from(["p256", "ed25519"]),
     groups=st.sampled_from([GROUPS, ("secp384r1",)]),
 )
 def test_how_a_stream_is_cut_makes_no_difference(
-    chop: Chop, key_type: KeyType, groups: tuple[str, ...]
+    link: Link, key_type: KeyType, groups: tuple[str, ...]
 ) -> None:
     parameters = mutual_client(key_type), mutual_server(key_type, groups=groups)
-    assert observed(shake_hands(*parameters, chop=chop)) == observed(shake_hands(*parameters))
+    assert observed(shake_hands(*parameters, link=link)) == observed(shake_hands(*parameters))
 
 
 @settings(max_examples=30)
-@given(chop=chops())
-def test_how_a_failing_stream_is_cut_makes_no_difference(chop: Chop) -> None:
+@given(link=links())
+def test_how_a_failing_stream_is_cut_makes_no_difference(link: Link) -> None:
     parameters = mutual_client(), mutual_server(verifier=stranger_verifier())
-    first, second = (shake_hands(*parameters, chop=way) for way in (chop, byte_by_byte))
-    assert first.server.failed == second.server.failed
+    first, second = (shake_hands(*parameters, link=way) for way in (link, BYTE_BY_BYTE))
+    assert first.server.failure == second.server.failure
     assert first.server.sent == second.server.sent
 
 
@@ -481,10 +480,10 @@ def test_a_share_for_every_group_can_be_sent_at_once(group: str) -> None:
 )
 def test_no_common_parameters(client: dict[str, Any], server: dict[str, Any]) -> None:
     pair = shake_hands(client_parameters(**client), server_parameters(**server))
-    assert pair.server.failed.failure.cause is Cause.NO_COMMON_PARAMETERS
-    assert pair.server.failed.failure.alert is Alert.HANDSHAKE_FAILURE
-    assert pair.client.failed.failure.cause is Cause.PEER_ALERT
-    assert pair.client.failed.failure.alert is Alert.HANDSHAKE_FAILURE
+    assert pair.server.failure.cause is Cause.NO_COMMON_PARAMETERS
+    assert pair.server.failure.alert is Alert.HANDSHAKE_FAILURE
+    assert pair.client.failure.cause is Cause.PEER_ALERT
+    assert pair.client.failure.alert is Alert.HANDSHAKE_FAILURE
 
 
 def test_a_client_that_takes_no_signature_of_ours_is_refused() -> None:
@@ -648,9 +647,9 @@ def test_alpn(offered: tuple[bytes, ...], spoken: tuple[bytes, ...], chosen: byt
 
 def test_a_client_of_another_protocol_is_refused() -> None:
     pair = shake_hands(client_parameters(alpn=(b"h2", b"\xff")))
-    assert pair.server.failed.failure.alert is Alert.NO_APPLICATION_PROTOCOL
-    assert "'h2', '\\\\xff'" in pair.server.failed.failure.reason
-    assert pair.client.failed.failure.alert is Alert.NO_APPLICATION_PROTOCOL
+    assert pair.server.failure.alert is Alert.NO_APPLICATION_PROTOCOL
+    assert "'h2', '\\\\xff'" in pair.server.failure.reason
+    assert pair.client.failure.alert is Alert.NO_APPLICATION_PROTOCOL
 
 
 # What the server sends
@@ -754,9 +753,9 @@ def test_a_server_may_accept_a_client_without_a_certificate() -> None:
 
 def test_a_server_may_require_a_certificate() -> None:
     pair = shake_hands(client_parameters(), mutual_server())
-    assert pair.server.failed.failure.cause is Cause.NO_PEER_CERTIFICATE
-    assert pair.server.failed.failure.alert is Alert.CERTIFICATE_REQUIRED
-    assert "configure one on the client" in pair.server.failed.failure.reason
+    assert pair.server.failure.cause is Cause.NO_PEER_CERTIFICATE
+    assert pair.server.failure.alert is Alert.CERTIFICATE_REQUIRED
+    assert "configure one on the client" in pair.server.failure.reason
 
 
 # Rejection
@@ -804,7 +803,7 @@ def test_a_server_is_rejected_before_the_client_has_finished(
 
 def test_the_rejected_server_is_told_why() -> None:
     pair = shake_hands(client_parameters(verifier=server_verifier("other.test")))
-    told = pair.server.failed.failure
+    told = pair.server.failure
     assert (told.cause, told.alert) == (Cause.PEER_ALERT, Alert.BAD_CERTIFICATE)
     assert "refused our certificate" in told.reason
 

@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ktls_agent.sansio.status import Alert, Cause
+from ktls_agent.sansio.testing.pair import Link, Pipe, VirtualClock
 from ktls_agent.sansio.tls.engine import TlsEngine
 from ktls_agent.sansio.tls.parameters import HandshakeFailed, TlsEvent
 from tests.peers import messages
@@ -29,11 +30,9 @@ from tests.peers.adversary import (
 )
 from tests.peers.messages import Extension, MessageType, Type, message
 from tests.tls.handshakes import (
-    Side,
     client_engine,
     client_identity,
     identity,
-    in_pieces_of,
     mutual_client,
     mutual_server,
     server_engine,
@@ -63,22 +62,23 @@ def assert_sound(event: TlsEvent | None) -> None:
 
 def feed(role: str, data: bytes, sizes: list[int]) -> None:
     """Feed it in pieces; then the failure, if it is one, is sticky and the output bounded."""
-    side = Side(engine=engine_of(role))
-    side.collect()
-    for piece in in_pieces_of(sizes)(data):
-        side.engine.receive_data(piece)
-        side.collect()
-    side.engine.receive_data(b"")
-    side.collect()
-    assert_sound(side.event)
-    assert len(side.sent) <= MAX_OUTPUT
-    before = side.event
-    side.engine.receive_data(b"\x16\x03\x03\x00\x04\x14\x00\x00\x00")
-    side.event = None
-    assert not side.collect()
-    assert side.event is None
-    assert before is not None
-    assert side.engine.bytes_wanted() == 0
+    engine, pipe = engine_of(role), Pipe(VirtualClock(), Link(chunks=tuple(sizes)))
+    pipe.write(data)
+    pipe.close()
+    events: list[TlsEvent | None] = []
+    sent, piece = engine.data_to_send(), pipe.read()
+    while piece:
+        engine.receive_data(piece)
+        sent, piece = sent + engine.data_to_send(), pipe.read()
+        events.append(engine.next_event())
+    engine.receive_data(b"")
+    (event,) = [event for event in (*events, engine.next_event()) if event is not None]
+    assert_sound(event)
+    assert len(sent + engine.data_to_send()) <= MAX_OUTPUT
+    engine.receive_data(b"\x16\x03\x03\x00\x04\x14\x00\x00\x00")
+    assert engine.data_to_send() == b""
+    assert engine.next_event() is None
+    assert engine.bytes_wanted() == 0
 
 
 @functools.cache

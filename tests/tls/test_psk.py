@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ktls_agent.sansio.ktls import KernelSecrets
 from ktls_agent.sansio.status import Alert, Cause, Failure, failure
+from ktls_agent.sansio.testing.pair import PERFECT_LINK, ConnectionPair, Link
 from ktls_agent.sansio.tls.engine import MAX_TRAILING_DATA, LocalProtocolError, TlsEngine
 from ktls_agent.sansio.tls.parameters import (
     CIPHER_SUITES,
@@ -31,14 +32,12 @@ from tests.peers import messages
 from tests.peers.adversary import ClientAdversary, Protection, ServerAdversary, Step, Verdict, sends, without
 from tests.peers.messages import MessageType, Type
 from tests.tls.handshakes import (
-    Chop,
+    BYTE_BY_BYTE,
     Counter,
-    byte_by_byte,
     client_engine,
     identity,
-    in_pieces_of,
+    secrets_of,
     server_engine,
-    whole,
 )
 from tests.tls.test_engine_primitives import arithmetic, watching
 
@@ -75,32 +74,6 @@ class Answering:
         return self.events.pop(0) if self.events else None
 
 
-@dataclass(kw_only=True)
-class Ending:
-    """What both ends saw of a handshake."""
-
-    client: TlsEngine
-    server: TlsEngine
-    client_event: TlsEvent | None
-    server_event: TlsEvent | None
-    client_sent: bytes
-    server_sent: bytes
-    requested: tuple[bytes, ...]
-
-    def completed(self) -> tuple[HandshakeCompleted, HandshakeCompleted]:
-        assert isinstance(self.client_event, HandshakeCompleted), self.client_event
-        assert isinstance(self.server_event, HandshakeCompleted), self.server_event
-        return self.client_event, self.server_event
-
-    def failed(self) -> tuple[Failure, Failure]:
-        assert isinstance(self.client_event, HandshakeFailed), self.client_event
-        assert isinstance(self.server_event, HandshakeFailed), self.server_event
-        return self.client_event.failure, self.server_event.failure
-
-    def secrets(self) -> tuple[KernelSecrets, KernelSecrets]:
-        return self.client.extract_secrets(), self.server.extract_secrets()
-
-
 def started(parameters: ClientPskParameters | ServerPskParameters, seed: bytes = b"") -> TlsEngine:
     engine = TlsEngine(parameters, entropy=Counter(seed + type(parameters).__name__.encode()))
     engine.start()
@@ -116,32 +89,30 @@ def shake_hands(
     server: ServerPskParameters | None = None,
     *,
     known: Iterable[PreSharedKey] = (SHA256, SHA384, OTHER),
-    chop: Chop = whole,
-) -> Ending:
-    left = started(client)
-    right = Answering(engine=started(server or ServerPskParameters()), known=tuple(known))
-    sent, moved = {id(left): b"", id(right): b""}, True
-    while moved:
-        moved = False
-        for source, target in ((left, right), (right, left)):
-            data = source.data_to_send()
-            sent[id(source)] += data
-            moved = moved or bool(data)
-            for piece in chop(data):
-                target.receive_data(piece)
-    return Ending(
-        client=left,
-        server=right.engine,
-        client_event=left.next_event(),
-        server_event=right.next_event(),
-        client_sent=sent[id(left)],
-        server_sent=sent[id(right)],
-        requested=right.requested[0] if right.requested else (),
+    link: Link = PERFECT_LINK,
+) -> ConnectionPair:
+    pair = ConnectionPair(
+        client,
+        server or ServerPskParameters(),
+        psks={key.identity: key for key in known},
+        to_server=link,
+        to_client=link,
+        exact_reads=False,
     )
+    pair.run()
+    return pair
 
 
-def assert_keys_match(pair: Ending) -> KernelSecrets:
-    client, server = pair.secrets()
+def completed(pair: ConnectionPair) -> tuple[HandshakeCompleted, HandshakeCompleted]:
+    return pair.client.completed, pair.server.completed
+
+
+def failed(pair: ConnectionPair) -> tuple[Failure, Failure]:
+    return pair.client.failure, pair.server.failure
+
+
+def assert_keys_match(pair: ConnectionPair) -> KernelSecrets:
+    client, server = secrets_of(pair)
     assert (client.tx, client.rx, client.cipher) == (server.rx, server.tx, server.cipher)
     assert client.tx.sequence == client.rx.sequence == 0
     return client
@@ -159,11 +130,11 @@ def test_every_suite_and_group(suite: str, group: str, retry: bool) -> None:
         offering(SHA384, SHA256, groups=GROUPS, key_shares=(share,)),
         ServerPskParameters(cipher_suites=(suite,), groups=(group,)),
     )
-    for side in pair.completed():
+    for side in completed(pair):
         assert (side.cipher_suite, side.group, side.psk_identity) == (suite, group, key.identity)
         assert (side.peer, side.alpn, side.server_name) == (None, None, None)
     assert_keys_match(pair)
-    assert pair.client_sent.count(b"\x16\x03\x01") + pair.client_sent.count(b"\x16\x03\x03") >= 1 + retry
+    assert pair.client.sent.count(b"\x16\x03\x01") + pair.client.sent.count(b"\x16\x03\x03") >= 1 + retry
 
 
 @pytest.mark.parametrize("suite", CIPHER_SUITES)
@@ -173,7 +144,7 @@ def test_a_suite_of_the_other_hash_is_neither_offered_nor_chosen(suite: str) -> 
     hello = hello_of(offering(key))
     assert SUITES_BY_NAME[suite].number not in hello.cipher_suites
     assert hello.cipher_suites
-    client, server = shake_hands(offering(key), ServerPskParameters(cipher_suites=(suite,))).failed()
+    client, server = failed(shake_hands(offering(key), ServerPskParameters(cipher_suites=(suite,))))
     assert (server.cause, server.alert) == (Cause.NO_COMMON_PARAMETERS, Alert.HANDSHAKE_FAILURE)
     assert "cipher suite that fits" in server.reason
     assert (client.cause, client.alert) == (Cause.PEER_ALERT, Alert.HANDSHAKE_FAILURE)
@@ -199,14 +170,14 @@ def test_the_first_offered_key_that_is_known_is_chosen_and_told_by_both(
     pair = shake_hands(
         offering(*offered, key_shares=shares), ServerPskParameters(groups=("x25519",)), known=known
     )
-    assert pair.requested == tuple(key.identity for key in offered)
-    assert [side.psk_identity for side in pair.completed()] == [chosen.identity] * 2
+    assert pair.server.keys_requested == tuple(key.identity for key in offered)
+    assert [side.psk_identity for side in completed(pair)] == [chosen.identity] * 2
     assert_keys_match(pair)
 
 
 def test_a_known_key_that_fits_no_suite_is_passed_over() -> None:
     pair = shake_hands(offering(SHA384, SHA256), ServerPskParameters(cipher_suites=("AES_128_GCM",)))
-    assert {side.psk_identity for side in pair.completed()} == {SHA256.identity}
+    assert {side.psk_identity for side in completed(pair)} == {SHA256.identity}
 
 
 def test_two_keys_of_one_identity_are_told_apart_by_the_choice() -> None:
@@ -228,7 +199,7 @@ def test_identities_are_any_bytes(name: bytes) -> None:
         pair = shake_hands(
             offering(key, key_shares=shares), ServerPskParameters(groups=("x25519",)), known=(key,)
         )
-        assert [side.psk_identity for side in pair.completed()] == [name, name]
+        assert [side.psk_identity for side in completed(pair)] == [name, name]
 
 
 @pytest.mark.parametrize("length", [1, 16, 32, 48, 64, 200, 1000])
@@ -240,18 +211,18 @@ def test_a_key_has_any_length(length: int) -> None:
 def test_identities_past_the_bound_are_not_looked_up() -> None:
     many = tuple(replace(OTHER, identity=b"%d" % number) for number in range(MAX_PSK_IDENTITIES))
     pair = shake_hands(offering(*many, SHA256), known=(SHA256,))
-    assert pair.requested == tuple(key.identity for key in many)
-    client, server = pair.failed()
+    assert pair.server.keys_requested == tuple(key.identity for key in many)
+    client, server = failed(pair)
     assert (server.cause, client.alert) == (Cause.UNKNOWN_PSK, Alert.UNKNOWN_PSK_IDENTITY)
     assert "29 more" in server.reason
     last = shake_hands(offering(*many[1:], SHA256), known=(SHA256,))
-    assert {side.psk_identity for side in last.completed()} == {SHA256.identity}
+    assert {side.psk_identity for side in completed(last)} == {SHA256.identity}
 
 
 @pytest.mark.parametrize(("offered", "spoken"), [((b"a",), (b"a",)), ((), (b"a",)), ((b"a",), ())])
 def test_alpn_and_name(offered: tuple[bytes, ...], spoken: tuple[bytes, ...]) -> None:
     pair = shake_hands(offering(alpn=offered, server_name="target.test"), ServerPskParameters(alpn=spoken))
-    for side in pair.completed():
+    for side in completed(pair):
         assert side.alpn == (b"a" if offered and spoken else None)
         assert side.server_name == "target.test"
 
@@ -262,7 +233,7 @@ def test_alpn_and_name(offered: tuple[bytes, ...], spoken: tuple[bytes, ...]) ->
 @pytest.mark.parametrize(("client", "server"), [*product([False, True], [False, True])])
 def test_key_exchange_is_preferred_to_psk_ke(client: bool, server: bool) -> None:
     pair = shake_hands(offering(allow_psk_ke=client), ServerPskParameters(allow_psk_ke=server))
-    assert {side.group for side in pair.completed()} == {"x25519"}
+    assert {side.group for side in completed(pair)} == {"x25519"}
 
 
 @pytest.mark.parametrize("allowed", [False, True])
@@ -292,24 +263,24 @@ def test_a_server_that_leaves_out_the_key_exchange(allowed: bool) -> None:
 
 
 def test_an_unknown_identity_and_a_wrong_binder_are_told_apart() -> None:
-    client, server = shake_hands(offering(), known=()).failed()
+    client, server = failed(shake_hands(offering(), known=()))
     assert (server.cause, server.alert) == (Cause.UNKNOWN_PSK, Alert.UNKNOWN_PSK_IDENTITY)
     assert SHA256.identity.decode() in server.reason
     assert (client.cause, client.alert) == (Cause.PEER_ALERT, Alert.UNKNOWN_PSK_IDENTITY)
 
-    client, server = shake_hands(offering(), known=(replace(SHA256, secret=bytes(32)),)).failed()
+    client, server = failed(shake_hands(offering(), known=(replace(SHA256, secret=bytes(32)),)))
     assert (server.cause, server.alert) == (Cause.PSK_MISMATCH, Alert.DECRYPT_ERROR)
     assert SHA256.identity.decode() in server.reason
     assert (client.cause, client.alert) == (Cause.PEER_ALERT, Alert.DECRYPT_ERROR)
 
 
 def test_a_wrong_key_is_not_passed_over_for_the_next() -> None:
-    _, server = shake_hands(offering(SHA256, OTHER), known=(replace(SHA256, secret=b"no"), OTHER)).failed()
+    _, server = failed(shake_hands(offering(SHA256, OTHER), known=(replace(SHA256, secret=b"no"), OTHER)))
     assert server.cause is Cause.PSK_MISMATCH
 
 
 def test_one_identity_with_another_hash_is_a_mismatch_or_no_suite() -> None:
-    _, server = shake_hands(offering(), known=(replace(SHA384, identity=SHA256.identity),)).failed()
+    _, server = failed(shake_hands(offering(), known=(replace(SHA384, identity=SHA256.identity),)))
     assert server.cause is Cause.NO_COMMON_PARAMETERS
 
 
@@ -333,7 +304,7 @@ def test_a_psk_client_at_a_certificate_server() -> None:
 def test_a_reason_is_printable_and_short_whatever_the_identity(name: bytes) -> None:
     keys = [replace(SHA256, identity=name[:-1] + bytes([number])) for number in range(1, 4)]
     wanted = keys if len(name) < 10_000 else keys[:1]
-    _, server = shake_hands(offering(*wanted), known=()).failed()
+    _, server = failed(shake_hands(offering(*wanted), known=()))
     assert server.reason.isprintable()
     assert len(server.reason) < 6000
 
@@ -431,9 +402,9 @@ def test_keys_are_provided_when_they_are_asked_for_alone(make: Callable[[], TlsE
 
 def test_keys_are_provided_once_and_asked_for_once() -> None:
     pair = shake_hands(offering(key_shares=("secp521r1",)), ServerPskParameters(groups=("x25519",)))
-    pair.completed()
+    completed(pair)
     with pytest.raises(LocalProtocolError, match="no keys were requested"):
-        pair.server.provide_keys((SHA256,))
+        pair.server.engine.provide_keys((SHA256,))
 
 
 # Feeding and entropy
@@ -449,12 +420,12 @@ def test_how_a_stream_is_cut_makes_no_difference(
     sizes: list[int], group: str, known: tuple[PreSharedKey, ...]
 ) -> None:
     seen = []
-    for chop in (whole, byte_by_byte, in_pieces_of(sizes)):
+    for link in (PERFECT_LINK, BYTE_BY_BYTE, Link(chunks=tuple(sizes))):
         pair = shake_hands(
-            offering(SHA384, SHA256), ServerPskParameters(groups=(group,)), known=known, chop=chop
+            offering(SHA384, SHA256), ServerPskParameters(groups=(group,)), known=known, link=link
         )
-        secrets = pair.secrets() if isinstance(pair.client_event, HandshakeCompleted) else None
-        seen.append((pair.client_event, pair.server_event, pair.client_sent, pair.server_sent, secrets))
+        secrets = secrets_of(pair) if isinstance(pair.client.event, HandshakeCompleted) else None
+        seen.append((pair.client.event, pair.server.event, pair.client.sent, pair.server.sent, secrets))
     assert seen[0] == seen[1] == seen[2]
 
 
@@ -466,7 +437,7 @@ def test_no_secret_is_in_a_repr_or_a_reason(known: tuple[PreSharedKey, ...]) -> 
     key = replace(SHA256, secret=b"TOP-SECRET-TOP-SECRET-TOP-SECRET")
     known = tuple(key if item is SHA256 else item for item in known)
     pair = shake_hands(offering(key), known=known)
-    shown = f"{key!r} {offering(key)!r} {pair.client_event!r} {pair.server_event!r} {pair.client!r}"
+    shown = f"{key!r} {offering(key)!r} {pair.client.event!r} {pair.server.event!r} {pair.client.engine!r}"
     for secret in (item.secret for item in (key, *known)):
         for text in (repr(secret)[2:-1], secret.hex(), str(list(secret))[1:-1]):
             assert text not in shown
