@@ -1,1 +1,1 @@
-"""The command line: `ktls-agent run` and `ktls-agent demo`."""
+"""The command line: `ktls-agent run`, `explain`, `replay` and `demo`."""

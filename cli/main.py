@@ -38,7 +38,7 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of --help."""
         del ctx
-        return ["run", "replay", "demo"]
+        return ["run", "explain", "replay", "demo"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
@@ -56,6 +56,10 @@ class Commands(click.Group):
                 from .demo import demo  # noqa: PLC0415
 
                 return demo
+            case "explain":
+                from .explain import explain  # noqa: PLC0415
+
+                return explain
             case _:
                 return None
 

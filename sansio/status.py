@@ -88,11 +88,14 @@ class Outcome:
         status: The positive errno that goes into DONE's STATUS attribute.
         alert: The alert that the peer gets; None where it gets none, or where the cause itself brings one.
         why: Why this status and this alert.
+        remedy: What an administrator can do about it, in one or two sentences; what this very case asks for is in
+            its `Failure.reason`.
     """
 
     status: int
     alert: Alert | None
     why: str
+    remedy: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,97 +118,162 @@ class Failure:
         return OUTCOMES[self.cause].status
 
 
-def _rejected(alert: Alert | None, why: str) -> Outcome:
-    return Outcome(status=errno.EACCES, alert=alert, why=why)
+def _rejected(alert: Alert | None, why: str, remedy: str) -> Outcome:
+    return Outcome(status=errno.EACCES, alert=alert, why=why, remedy=remedy)
 
 
 OUTCOMES: Final[Mapping[Cause, Outcome]] = MappingProxyType(
     {
-        Cause.PEER_ALERT: _rejected(None, "The peer rejected us; an alert is not answered (RFC 8446, 6.2)."),
+        Cause.PEER_ALERT: _rejected(
+            None,
+            "The peer rejected us; an alert is not answered (RFC 8446, 6.2).",
+            remedy="Look into the peer's log: only the peer knows why. The alert's name says where to begin.",
+        ),
         Cause.PROTOCOL_VIOLATION: _rejected(
-            None, "The peer could not be authenticated; the violation itself names the alert."
+            None,
+            "The peer could not be authenticated; the violation itself names the alert.",
+            remedy="Make sure that a TLS 1.3 service for this purpose listens there, with nothing in between that "
+            "changes the traffic. If so, report it to whoever makes the peer's TLS software.",
         ),
         Cause.NO_COMMON_PARAMETERS: _rejected(
-            Alert.HANDSHAKE_FAILURE, "RFC 8446, 4.1.1: no overlap in suites, groups or schemes."
+            Alert.HANDSHAKE_FAILURE,
+            "RFC 8446, 4.1.1: no overlap in suites, groups or schemes.",
+            remedy="Compare what the two sides offer, and allow the peer something that this side has: TLS 1.3 with AES-GCM "
+            "and x25519 or secp256r1 is always there.",
         ),
-        Cause.BAD_CERTIFICATE: _rejected(Alert.BAD_CERTIFICATE, "The peer is not authenticated."),
-        Cause.CERTIFICATE_EXPIRED: _rejected(Alert.CERTIFICATE_EXPIRED, "The peer is not authenticated."),
-        Cause.CERTIFICATE_REVOKED: _rejected(Alert.CERTIFICATE_REVOKED, "The peer is not authenticated."),
-        Cause.UNKNOWN_CA: _rejected(Alert.UNKNOWN_CA, "The peer is not authenticated."),
+        Cause.BAD_CERTIFICATE: _rejected(
+            Alert.BAD_CERTIFICATE,
+            "The peer is not authenticated.",
+            remedy="Issue the certificate again without the defect that the reason names, and restart the peer's service.",
+        ),
+        Cause.CERTIFICATE_EXPIRED: _rejected(
+            Alert.CERTIFICATE_EXPIRED,
+            "The peer is not authenticated.",
+            remedy="Renew the certificate that the reason names. If its dates are right, set this machine's clock.",
+        ),
+        Cause.CERTIFICATE_REVOKED: _rejected(
+            Alert.CERTIFICATE_REVOKED,
+            "The peer is not authenticated.",
+            remedy="Ask the authority why it was revoked, and have a new one issued for a new key.",
+        ),
+        Cause.UNKNOWN_CA: _rejected(
+            Alert.UNKNOWN_CA,
+            "The peer is not authenticated.",
+            remedy="Put the authority that issued the peer's certificate into the file that x509.truststore names, and let the "
+            "peer present its intermediate certificates.",
+        ),
         Cause.NAME_MISMATCH: _rejected(
-            Alert.BAD_CERTIFICATE, "TLS has no alert for names; OpenSSL and GnuTLS send this one."
+            Alert.BAD_CERTIFICATE,
+            "TLS has no alert for names; OpenSSL and GnuTLS send this one.",
+            remedy="Mount or connect by a name that is in the certificate's subjectAltName, or issue the certificate for the "
+            "name that is used.",
         ),
         Cause.WRONG_PURPOSE: _rejected(
-            Alert.UNSUPPORTED_CERTIFICATE, "RFC 8446, 6.2: a certificate of an unsupported type."
+            Alert.UNSUPPORTED_CERTIFICATE,
+            "RFC 8446, 6.2: a certificate of an unsupported type.",
+            remedy="Issue the certificate with the key usage and the extended key usage that the peer's role needs.",
         ),
-        Cause.NO_PEER_CERTIFICATE: _rejected(Alert.CERTIFICATE_REQUIRED, "RFC 8446, 4.4.2.4."),
+        Cause.NO_PEER_CERTIFICATE: _rejected(
+            Alert.CERTIFICATE_REQUIRED,
+            "RFC 8446, 4.4.2.4.",
+            remedy="Configure a certificate and its key on the peer; an NFS client has to mount with xprtsec=mtls.",
+        ),
         Cause.UNKNOWN_PSK: _rejected(
             Alert.UNKNOWN_PSK_IDENTITY,
             "RFC 8446, 6.2; EACCES, not ENOKEY: the peer may come back with another.",
+            remedy="Insert the peer's key into this machine's keyring, with the identity that the peer offers.",
         ),
         Cause.PSK_MISMATCH: _rejected(
-            Alert.DECRYPT_ERROR, "RFC 8446, 6.2: a PSK binder that does not validate."
+            Alert.DECRYPT_ERROR,
+            "RFC 8446, 6.2: a PSK binder that does not validate.",
+            remedy="Insert the same key on both sides: now they hold different ones of one identity.",
         ),
         Cause.NO_CREDENTIALS: Outcome(
             status=errno.ENOKEY,
             alert=Alert.HANDSHAKE_FAILURE,
             why="The kernel document's ENOKEY, missing authentication material: only configuration mends it.",
+            remedy="Set x509.certificate and x509.private_key for this role in the configuration, and reload it with SIGHUP.",
         ),
         Cause.NO_TRUST_ANCHORS: Outcome(
             status=errno.ENOKEY,
             alert=Alert.UNKNOWN_CA,
             why="The kernel document's ENOKEY: without an authority no peer is accepted until one is configured.",
+            remedy="Set x509.truststore for this role in the configuration, and reload it with SIGHUP.",
         ),
         Cause.KEY_UNREADABLE: Outcome(
             status=errno.ENOKEY,
             alert=Alert.INTERNAL_ERROR,
             why="The kernel document's ENOKEY: a key that is gone or not ours stays so when tried again.",
+            remedy="Put the certificate and its private key into the keyring again, readable for the agent, and mount with "
+            "their new serials.",
         ),
         Cause.PSK_UNAVAILABLE: Outcome(
             status=errno.EACCES,
             alert=Alert.INTERNAL_ERROR,
             why="A missing key can be put in its place, an expired one extended, a permission given: the NVMe host tries "
             "again after EACCES, and finds its keys anew; after ENOKEY it never would.",
+            remedy="Put the key into the keyring that the request names, extend it or give the agent permission to read it; "
+            "the host tries again by itself.",
         ),
         Cause.PSK_UNUSABLE: Outcome(
             status=errno.ENOKEY,
             alert=Alert.INTERNAL_ERROR,
             why="The kernel document's ENOKEY: a revoked key stays so, and a key keeps its identity and its length.",
+            remedy="Make a new key, insert it on both sides and connect again.",
         ),
         Cause.TIMED_OUT: Outcome(
             status=errno.ETIMEDOUT,
             alert=Alert.USER_CANCELED,
             why="sunrpc passes ETIMEDOUT on, and tries again; the peer is told that the handshake was given up.",
+            remedy="Find out who kept silent: see whether the peer's TLS service runs and whether a firewall or the load of "
+            "one side delays it.",
         ),
         Cause.CANCELLED: Outcome(
             status=errno.ETIMEDOUT,
             alert=None,
             why="Nobody waits for this status; the consumer has shut the socket down, so no alert passes.",
+            remedy="Nothing is to be done if the mount or the connection was given up on purpose. Else see which side was slow, and "
+            "why.",
         ),
-        Cause.END_OF_FILE: _rejected(None, "The peer left before it was authenticated; it reads no alert."),
-        Cause.CONNECTION_LOST: _rejected(None, "The peer can't be reached, so it gets no alert."),
+        Cause.END_OF_FILE: _rejected(
+            None,
+            "The peer left before it was authenticated; it reads no alert.",
+            remedy="Look into the peer's log, and make sure that a TLS service listens there.",
+        ),
+        Cause.CONNECTION_LOST: _rejected(
+            None,
+            "The peer can't be reached, so it gets no alert.",
+            remedy="Check the network and the peer's service: the connection itself broke, not TLS.",
+        ),
         Cause.KTLS_REFUSED: Outcome(
             status=errno.EIO,
             alert=None,
             why="An unexpected fault after the handshake; the keys may be half installed, so nothing is sent.",
+            remedy="Load the kernel's tls module (CONFIG_TLS), and use a kernel that knows the cipher that was negotiated.",
         ),
         Cause.NO_MEMORY: Outcome(
-            status=errno.ENOMEM, alert=Alert.INTERNAL_ERROR, why="The kernel document's ENOMEM: may pass."
+            status=errno.ENOMEM,
+            alert=Alert.INTERNAL_ERROR,
+            why="The kernel document's ENOMEM: may pass.",
+            remedy="Give the agent more memory or descriptors (systemd: MemoryMax, LimitNOFILE), or this machine less to do.",
         ),
         Cause.INVALID_REQUEST: Outcome(
             status=errno.EINVAL,
             alert=None,
             why="The kernel document's EINVAL; nothing was said to the peer yet.",
+            remedy="Report it: the kernel asked for something that this agent does not know. A newer agent may know it.",
         ),
         Cause.SHUTDOWN: Outcome(
             status=errno.EIO,
             alert=Alert.USER_CANCELED,
             why="A fault from the consumer's view; it may try again.",
+            remedy="Start the agent again and repeat the mount or the connection.",
         ),
         Cause.INTERNAL: Outcome(
             status=errno.EIO,
             alert=Alert.INTERNAL_ERROR,
             why="The kernel document's EIO, an unexpected fault.",
+            remedy="Report it to the makers of ktls-agent with the reason and, if there is one, a transcript without secrets.",
         ),
     }
 )

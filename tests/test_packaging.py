@@ -84,6 +84,7 @@ def test_wheel_holds_every_module_and_the_licences(wheel: Path) -> None:
     }
     assert modules <= set(names)
     assert "ktls_agent/sansio/py.typed" in names
+    assert "ktls_agent/cli/page.css" in names
     assert [name for name in names if name.split("/")[0] in FOLDERS] == []
     assert sum("LICENSE" in name for name in names) == 2
 

@@ -74,6 +74,15 @@ def test_every_row_says_why(cause: Cause) -> None:
     assert cause.value
 
 
+@pytest.mark.parametrize("cause", Cause)
+def test_every_row_says_what_to_do_in_one_or_two_sentences(cause: Cause) -> None:
+    remedy = OUTCOMES[cause].remedy
+    assert remedy.endswith(".")
+    assert 1 <= remedy.count(". ") + 1 <= 2
+    assert remedy[0].isupper()
+    assert len(remedy) <= 200
+
+
 def test_no_two_causes_say_the_same() -> None:
     # Two members of an Enum with one value are one member: the list would be shorter than the names.
     assert len({cause.value for cause in Cause}) == len(Cause.__members__)

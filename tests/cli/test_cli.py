@@ -35,6 +35,7 @@ def test_explains_itself(flag: str) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
         "run",
+        "explain",
         "replay",
         "demo",
     ]
