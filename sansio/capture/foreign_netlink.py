@@ -221,7 +221,7 @@ class _Traffic:
     def _take_reply(self, seen: _Seen, chain: bytes) -> None:
         asked = self._asked(seen, self.accepting)
         if asked is None:
-            self._say(self.unchecked, "An ACCEPT reply answers an ACCEPT from before the capture.")
+            self._say(self.unchecked, "An ACCEPT reply: its ACCEPT is not in the capture.")
         else:
             self.accepting.discard(asked)
         request = parse_request_untrusted(decode_accept_reply_untrusted(chain))
@@ -250,11 +250,13 @@ class _Traffic:
         except NetlinkDecodeError as error:
             self._say(self.findings, f"A DONE is malformed: {error}.")
             return
+        if done.sockfd is not None and done.sockfd < 0:
+            return  # tlshd asks what the kernel knows, with a DONE for no descriptor
         index = None if done.sockfd is None else self.open.pop((seen.process, done.sockfd), None)
         if index is None:
             self._say(
                 self.unchecked,
-                f"A DONE of process {seen.process} for descriptor {done.sockfd} belongs to no request here.",
+                f"A DONE of process {seen.process} for descriptor {done.sockfd}: its ACCEPT is not in the capture.",
             )
             return
         self.requests[index] = replace(

@@ -14,9 +14,9 @@ from ..ktls import KernelSecrets
 class FlowEnd(enum.Enum):
     """How a direction of a connection ended in the capture."""
 
-    OPEN = "it went on when the capture ended"
-    FIN = "it was closed"
-    RST = "it was reset"
+    OPEN = "the capture ended"
+    FIN = "the connection was closed"
+    RST = "the connection was reset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
