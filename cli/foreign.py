@@ -270,7 +270,7 @@ def _ending(handshake: ForeignHandshake) -> str:
     if handshake.outcome is Outcome.UNKNOWN:
         return f"outcome {handshake.outcome.value}"
     by = f": the {handshake.alert.sender} sent {handshake.alert.name}" if handshake.alert is not None else ""
-    return handshake.outcome.value + by
+    return f"{handshake.outcome.value}{by}"
 
 
 def _negotiated(handshake: ForeignHandshake) -> Iterator[str]:
