@@ -131,7 +131,7 @@ class _Side:
     flow: Flow
     start: int
     reader: RecordReader = field(default_factory=RecordReader)
-    handshake_secret: bytes | None = field(default=None, repr=False)
+    handshake_secret: bytes = field(default=b"", repr=False)
     application_secret: bytes | None = field(default=None, repr=False)
     presented: PresentedCertificate | None = None
     records: int = 0
@@ -285,16 +285,23 @@ class _Examination:
     def _find_handshake_secrets(self, hello: ClientHello, suite: CipherSuite) -> bool:
         """Look the secrets up; False if what follows stays closed."""
         client, server = self._client, self._server
-        client.handshake_secret = self._secret(hello, keylog.CLIENT_HANDSHAKE, suite)
-        server.handshake_secret = self._secret(hello, keylog.SERVER_HANDSHAKE, suite)
+        client_secret = self._secret(hello, keylog.CLIENT_HANDSHAKE, suite)
+        server_secret = self._secret(hello, keylog.SERVER_HANDSHAKE, suite)
         client.application_secret = self._secret(hello, keylog.CLIENT_APPLICATION, suite)
         server.application_secret = self._secret(hello, keylog.SERVER_APPLICATION, suite)
-        if client.handshake_secret is not None and server.handshake_secret is not None:
-            return True
-        self._unchecked.append(
-            "All behind the hellos: there is no key log with this connection's handshake secrets."
-        )
-        return False
+        if client_secret is None or server_secret is None:
+            self._unchecked.append(
+                "All behind the hellos: there is no key log with this connection's handshake secrets."
+            )
+            return False
+        self._protect(client, suite, client_secret)
+        self._protect(server, suite, server_secret)
+        return True
+
+    def _protect(self, side: _Side, suite: CipherSuite, secret: bytes) -> None:
+        self._speaker = side
+        side.handshake_secret = secret
+        side.reader.change_key(RecordKey.from_traffic_secret(suite, secret))
 
     def _secret(self, hello: ClientHello, label: str, suite: CipherSuite) -> bytes | None:
         secret = self._log.secret(hello.random, label)
@@ -323,10 +330,6 @@ class _Examination:
             The signature schemes that the server accepts; None if it asks for no certificate.
         """
         server = self._server
-        self._speaker = server
-        for side in (server, self._client):
-            if side.handshake_secret is not None:
-                side.reader.change_key(RecordKey.from_traffic_secret(suite, side.handshake_secret))
         self._read_encrypted_extensions(hello)
         asked = None if answer.psk is not None else self._read_server_certificate(hello, suite)
         self._check_finished(server, suite)
@@ -422,7 +425,7 @@ class _Examination:
 
     def _check_finished(self, side: _Side, suite: CipherSuite) -> None:
         size = HASHES[suite.hash_name].digest_size
-        key = hkdf_expand_label(side.handshake_secret or b"", b"finished", b"", size, suite.hash_name)
+        key = hkdf_expand_label(side.handshake_secret, b"finished", b"", size, suite.hash_name)
         expected = hmac_digest(key, self._transcript.digest(suite.hash_name), suite.hash_name)
         message = self._read(side, HandshakeType.FINISHED)
         if hmac.compare_digest(expected, message.data[4:]):
