@@ -8,8 +8,9 @@
 - a Decryption Secrets Block with the TLS key log, if the transcript has secrets;
 - an Enhanced Packet Block for each packet, with the time at which its step was taken.
 
-The netlink datagrams and the bytes of the handshake are what was recorded.  The TCP connection around these is made up:
-a transcript has no segments.  It opens when the request starts, and it stays open where the handshake succeeded,
+The netlink datagrams and the bytes of the handshake are what was recorded.  Before the former stands the controller's
+answer about the family, made of the number that the transcript has, so that readers know whose the others are.
+The TCP connection is made up as well: a transcript has no segments.  It opens when the request starts, and it stays open where the handshake succeeded,
 since the kernel goes on with it.  Addresses that are not known are those of documentation (RFC 5737, RFC 3849).
 """
 
@@ -20,6 +21,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from ..netlink.events import FamilyResolved
+from ..netlink.messages import encode_new_family
+from ..netlink.spec import FAMILY_VERSION
 from ..request import ClientAnon, ClientPsk, ClientX509, ServerPsk
 from ..status import Cause
 from ..steps import (
@@ -71,6 +75,7 @@ _WINDOW: Final = 0xFFFF
 _TCP_HEADER: Final = struct.Struct(">HHIIBBHHH")
 _FIRST_PRIVATE_PORT: Final = 49152  # RFC 6335, 6
 
+_MAX_FAMILY: Final = 0xFFFF  # nlmsg_type
 _MAX_TIME: Final = 1e12
 """Seconds since 1970: what fits the 64 bits of a packet's time in microseconds, whatever a transcript says."""
 
@@ -176,13 +181,20 @@ def _packets(transcript: Transcript, said: str, server_port: int | None) -> Iter
     began = transcript.recorded.timestamp()
     connection = _connection(transcript, server_port)
     asked = [step for step in transcript.of_type(Datagram) if step.outgoing]
+    if 0 < transcript.family_id <= _MAX_FAMILY:
+        family = FamilyResolved(family_id=transcript.family_id, version=FAMILY_VERSION, groups={})
+        yield _packet(_NETLINK, _microseconds(began), _COOKED_HEADER + encode_new_family(family, sequence=0))
     for timed in transcript.steps:
-        at = round(min(max(0.0, began + timed.at), _MAX_TIME) * 1_000_000)
+        at = _microseconds(began + timed.at)
         if isinstance(timed.step, Datagram):
             comment = said if asked and timed.step is asked[-1] else ""  # DONE, the last word to the kernel
             yield _packet(_NETLINK, at, _COOKED_HEADER + timed.step.data, comment)
         elif connection is not None:
             yield from (_packet(_TCP, at, packet) for packet in connection.packets_of(timed.step))
+
+
+def _microseconds(seconds: float) -> int:
+    return round(min(max(0.0, seconds), _MAX_TIME) * 1_000_000)
 
 
 def _connection(transcript: Transcript, server_port: int | None) -> "_Connection | None":
