@@ -273,11 +273,11 @@ class _Traffic:
         except NetlinkDecodeError as problem:
             self._say(self.findings, f"The kernel's answer is malformed: {problem}.")
             return
+        if accepting is not None:
+            self._accept_refused(accepting, error)
         if finishing is not None:
             index = self.finishing.pop(finishing)
             self.requests[index] = replace(self.requests[index], answer=error)
-        elif accepting is not None:
-            self._accept_refused(accepting, error)
 
     def _accept_refused(self, key: _Key, error: int) -> None:
         self.accepting.discard(key)

@@ -1,8 +1,9 @@
 """What was overheard, as the records that captures become, and as capture files."""
 
-import io
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from scapy.layers.inet import IP, TCP
@@ -95,15 +96,14 @@ def capture_of(
     packets: Iterable[Packet], *, link: Any = None, pcapng: bool = False, linktype: int | None = None
 ) -> bytes:
     """Write packets as a capture file."""
-    file = io.BytesIO()
-    file.close = lambda: None  # type: ignore[method-assign]  # the writers close what they are given
-    writer = (PcapNgWriter if pcapng else PcapWriter)(file, **({} if pcapng else {"linktype": linktype}))
-    for packet in packets:
-        framed = packet if link is None else link.copy() / packet
-        framed.time = packet.time
-        writer.write(framed)
-    writer.close()
-    return file.getvalue()
+    with tempfile.NamedTemporaryFile() as file:
+        writer = PcapNgWriter(file.name) if pcapng else PcapWriter(file.name, linktype=linktype)
+        for packet in packets:
+            framed = packet if link is None else link.copy() / packet
+            framed.time = packet.time
+            writer.write(framed)
+        writer.close()
+        return Path(file.name).read_bytes()
 
 
 def overheard_stream(heard: Overheard, preamble: Sequence[Turn] = ()) -> TcpStream:

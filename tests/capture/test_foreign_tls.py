@@ -313,6 +313,15 @@ def test_without_the_application_secrets_the_handshake_is_checked(heard: Overhea
     )
 
 
+def test_where_nothing_follows_no_application_secret_is_missed(heard: Overheard) -> None:
+    forged = Forged.of(heard)
+    forged.server_data, forged.client_data = [], []
+    log = without(heard, b"CLIENT_TRAFFIC_SECRET_0", b"SERVER_TRAFFIC_SECRET_0")
+    found = examine_stream(forged.stream(), log)
+    assert found is not None
+    assert (found.outcome, len(found.unchecked)) == (Outcome.COMPLETED, 1)
+
+
 @pytest.mark.parametrize("label", [b"CLIENT_HANDSHAKE_TRAFFIC_SECRET", b"SERVER_HANDSHAKE_TRAFFIC_SECRET"])
 def test_one_handshake_secret_alone_is_not_enough(label: bytes, heard: Overheard) -> None:
     assert examined(heard, without(heard, label)).outcome is Outcome.UNKNOWN
