@@ -170,7 +170,7 @@ class _Direction:
         if self._first is None:
             self._first = sequence
         offset = (sequence - self._first) & _SEQUENCE_MASK
-        payload = segment.payload.load if isinstance(segment.payload, Raw) else b""
+        payload = segment.payload.load if type(segment.payload) is Raw else b""  # (Padding is a kind of Raw)
         if offset > _SEQUENCE_MASK // 2:  # from before the first byte: a keep-alive, or sent again
             payload, offset = payload[_SEQUENCE_MASK + 1 - offset :], 0
         if payload:

@@ -81,9 +81,12 @@ def tcp_packets(
     yield packet(False, "FA")
 
 
+ETHERNET = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+"""With addresses: for one that is not given scapy asks the network."""
+
 LINKS: dict[str, tuple[Any, type[Packet]]] = {
-    "ethernet": (Ether(), IP),
-    "ethernet, IPv6": (Ether(), IPv6),
+    "ethernet": (ETHERNET, IP),
+    "ethernet, IPv6": (ETHERNET, IPv6),
     "cooked": (CookedLinux(), IP),
     "cooked, version 2": (CookedLinuxV2(), IP),
     "loopback": (Loopback(), IP),
