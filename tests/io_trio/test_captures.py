@@ -69,7 +69,7 @@ def test_padding_of_a_link_is_no_data() -> None:
 def test_fragments_are_put_together() -> None:
     pieces = []
     for packet in whole():
-        for piece in fragment(packet, fragsize=400):
+        for piece in fragment(packet, fragsize=400):  # type: ignore[no-untyped-call]
             piece.time = packet.time
             pieces.append(piece)
     assert len(pieces) > len(whole())
