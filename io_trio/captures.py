@@ -35,7 +35,7 @@ from ktls_agent.sansio.capture.foreign_records import Flow, FlowEnd, NetlinkData
 from ktls_agent.sansio.capture.framing import CaptureError, inspect_capture_untrusted
 
 MAX_FILE_BYTES: Final = 64 << 20
-"""scapy takes about a minute for so many packets; a longer capture is to be filtered first."""
+"""scapy takes some ten seconds for so much in full segments; a longer capture is to be filtered first."""
 
 MAX_STREAMS: Final = 4096
 """Connections of one capture: a reconnect storm has hundreds."""
@@ -49,8 +49,8 @@ MAX_SEGMENTS: Final = 20_000
 MAX_DATAGRAMS: Final = 100_000
 """Netlink datagrams of one capture; a handshake takes about ten."""
 
-MAX_PACKETS: Final = 500_000
-"""Packets of one capture; scapy reads some ten thousand in a second."""
+MAX_PACKETS: Final = 200_000
+"""Packets of one capture; scapy reads about five thousand in a second."""
 
 _NETLINK_GENERIC: Final = 16
 _FIN, _SYN, _RST, _ACK = 0x01, 0x02, 0x04, 0x10

@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -205,6 +207,15 @@ def test_generic_netlink_of_nlmon(pcapng: bool) -> None:
     capture = parse_capture_untrusted(capture_of(packets, pcapng=pcapng, linktype=253))
     assert [(one.at, one.data) for one in capture.datagrams] == [(BEGAN, b"one"), (BEGAN, b"two")]
     assert capture.streams == ()
+
+
+def test_the_daemon_and_the_writer_do_without_scapy() -> None:
+    code = (
+        "import sys, ktls_agent.io_trio.service, ktls_agent.sansio.capture.pcapng, ktls_agent.cli.foreign; "
+        "print([name for name in sys.modules if name.partition('.')[0] == 'scapy'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 # Bounds
