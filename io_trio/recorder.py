@@ -1,4 +1,4 @@
-"""`run --record DIR`: writes a transcript of each request, when it is over.
+"""`run --record DIR`: writes a transcript of each request when it is over, and a pcapng file of the same.
 
 Steps are collected in memory while a request runs; a thread writes the file afterwards, so that a slow disk, or one that
 is itself mounted through this agent, keeps no handshake waiting.  Recordings that come faster than they can be written
@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from ktls_agent.sansio.capture.pcapng import encode_pcapng
 from ktls_agent.sansio.capture.recording import Recording
 from ktls_agent.sansio.capture.transcript import encode_transcript
 from ktls_agent.sansio.steps import Step, Trace
@@ -26,6 +27,7 @@ from ktls_agent.sansio.steps import Step, Trace
 from .handler import Log
 
 SUFFIX: Final = ".transcript"
+PCAPNG_SUFFIX: Final = ".pcapng"
 
 MAX_WAITING: Final = 64
 """Recordings that wait to be written; each takes some tens of kilobytes."""
@@ -122,7 +124,9 @@ class Recorder:
         self._written += 1
         time = transcript.recorded.astimezone(dt.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         name = f"{time}-{os.getpid()}-{self._written}-{_describe(recording.summary)}{SUFFIX}"
-        write_privately(self._options.directory / name, encode_transcript(transcript))
+        path = self._options.directory / name
+        write_privately(path.with_suffix(PCAPNG_SUFFIX), encode_pcapng(transcript))
+        write_privately(path, encode_transcript(transcript))
         rotate(self._options.directory)
 
 
@@ -172,7 +176,7 @@ def rotate(directory: Path, *, most: int = MAX_RECORDINGS, most_bytes: int = MAX
     """Remove the oldest recordings, beyond a number and a size of all together; their names begin with the time."""
     size = 0
     for kept, path in enumerate(sorted(directory.glob(f"*{SUFFIX}"), reverse=True), 1):
-        files = [file for file in (path, path.with_suffix(".pcapng")) if file.exists()]
+        files = [file for file in (path, path.with_suffix(PCAPNG_SUFFIX)) if file.exists()]
         size += sum(file.stat().st_size for file in files)
         if kept > most or (size > most_bytes and kept > 1):
             for file in files:

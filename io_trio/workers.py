@@ -10,7 +10,7 @@ no request passes through a second process.  The supervisor does no handshake an
 - gives up where a worker says that it can't serve at all (no kernel support, no privilege, a configuration that can't be
   used), which the next one could not either.
 
-It waits for signals and nothing else (`sigtimedwait`), so there is no moment in which one is missed.
+It waits for blocked signals (`sigtimedwait`), so there is no moment in which one is missed.
 """
 
 import ctypes
@@ -35,6 +35,9 @@ FINAL_EXIT_CODES: Final = frozenset(
 
 FIRST_RESTART_SECONDS: Final = 0.1
 LAST_RESTART_SECONDS: Final = 10.0
+LOOK_SECONDS: Final = 1.0
+"""How often to look for dead workers in any case, should another thread have got the signal."""
+
 STEADY_SECONDS: Final = 30.0
 """How long to wait before a worker is started anew, at first and at most; one that lived so long starts from the first."""
 
@@ -108,15 +111,11 @@ class Supervisor:
 
     def _wait(self) -> None:
         dues = [slot.due for slot in self._slots if slot.pid is None and not self._stopping]
-        patience = max(0.0, min(dues, default=3600.0) - time.monotonic())
-        info = signal.sigtimedwait(_AWAITED, patience)
-        if info is None:
-            return
-        if info.si_signo in STOP_SIGNALS:
-            self._stopping = True
-        if info.si_signo == signal.SIGCHLD:
-            self._reap()
-        else:
+        patience = min([due - time.monotonic() for due in dues], default=LOOK_SECONDS)
+        info = signal.sigtimedwait(_AWAITED, min(max(0.0, patience), LOOK_SECONDS))
+        self._reap()
+        if info is not None and info.si_signo != signal.SIGCHLD:
+            self._stopping = self._stopping or info.si_signo in STOP_SIGNALS
             for pid in self._alive():
                 os.kill(pid, info.si_signo)
 

@@ -6,38 +6,17 @@ see into them: after ServerHello all is encrypted.
 """
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
+from ktls_agent.sansio.capture.ladder_text import Rung, Side, draw_ladder
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
 from ktls_agent.sansio.request import HandshakeRequest, InvalidRequest
 from ktls_agent.sansio.steps import Answered, Completed, Installed, Received, Reported, Sent, Started, Step
 from ktls_agent.sansio.summary import ROLES, status_name
 from ktls_agent.sansio.tls.parameters import HandshakeCompleted
 
-SPAN: Final = 43
-"""Columns between two uprights: the whole ladder fits into 98."""
-
 _HANDSHAKE_MESSAGES: Final = {1: "ClientHello", 2: "ServerHello"}
 _RECORDS: Final = {20: "CCS", 21: "alert", 23: "encrypted"}
-
-Side = Literal["kernel", "peer"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
-    """One line of a ladder: an arrow beside the agent, or a remark.
-
-    Attributes:
-        at: Seconds since the ladder's first step.
-        side: Between the agent and whom.
-        text: The label.
-        inward: Does it go towards the agent?  None for a remark, without an arrow.
-    """
-
-    at: float
-    side: Side
-    text: str
-    inward: bool | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -92,8 +71,7 @@ class Ladder:
     def lines(self) -> list[str]:
         """Draw it."""
         self._flush()
-        head = f"{'ms':>7}  kernel{'agent':>{SPAN - 2}}{'peer':>{SPAN}}"
-        return [head, *(_draw(rung) for rung in self.rungs)]
+        return draw_ladder(self.rungs)
 
     def _flush(self) -> None:
         if self._received:
@@ -146,22 +124,3 @@ def _done_text(report: Reported, error: int | None) -> str:
     peer = f", peer key {report.remote_auth[0]:#x}" if report.remote_auth else ""
     answer = {0: "", None: ", no answer"}.get(error, f", refused: {error}")
     return f"DONE {status}{peer}{answer}"
-
-
-def _draw(rung: Rung) -> str:
-    kernel, peer = " " * SPAN, " " * SPAN
-    arrow = _arrow(rung)
-    if rung.side == "kernel":
-        kernel = arrow
-    else:
-        peer = arrow
-    return f"{rung.at * 1000:7.1f}  |{kernel}|{peer}|".rstrip()
-
-
-def _arrow(rung: Rung) -> str:
-    text = rung.text if len(rung.text) <= SPAN - 5 else f"{rung.text[: SPAN - 8]}..."
-    if rung.inward is None:
-        return f"   [{text}]".ljust(SPAN)
-    dashes = "-" * (SPAN - len(text) - 5)
-    to_the_right = rung.inward == (rung.side == "kernel")
-    return f"-- {text} {dashes}>" if to_the_right else f"<- {text} {dashes}-"

@@ -1,5 +1,7 @@
 """Recorded handshake messages and records, taken apart for people; malformed ones as far as they make sense."""
 
+from itertools import accumulate, cycle, islice, pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from ktls_agent.sansio.tls.records import ContentType, RecordWriter, plain_alert
 from tests import pki
 from tests.peers import messages as m
 from tests.peers.messages import Type
-from tests.tls.handshakes import authority, client_engine, in_pieces_of, issued
+from tests.tls.handshakes import authority, client_engine, issued
 
 RANDOM = bytes(32)
 
@@ -224,7 +226,9 @@ MESSAGES = [
 @pytest.mark.parametrize("sizes", [(1,), (3,), (7, 2), (1000,)])
 def test_messages_are_put_together_however_records_cut_them(sizes: tuple[int, ...]) -> None:
     stream = MessageStream()
-    pieces = in_pieces_of(sizes)(b"".join(MESSAGES))
+    data = b"".join(MESSAGES)
+    places = [0, *accumulate(islice(cycle(sizes), len(data)))]
+    pieces = [data[start:end] for start, end in pairwise(places)]
     assert [message for piece in pieces for message in stream.feed_untrusted(piece)] == MESSAGES
     assert stream.take_rest() == b""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ktls_agent.sansio.capture.pcapng import encode_pcapng
 from ktls_agent.sansio.capture.transcript import encode_transcript
 from tests.capture.recorded import transcript
 from tests.cli.test_cli import invoke
@@ -66,3 +67,23 @@ def test_the_worst_file_decides(tmp_path: Path) -> None:
     bad = write(tmp_path / "bad", tampered())
     assert invoke("replay", bad, good)[0] == 1
     assert invoke("replay", bad, str(tmp_path / "none"), good)[0] == 66
+
+
+def test_what_others_captured_is_checked(tmp_path: Path) -> None:
+    captured = write(tmp_path / "a.pcapng", encode_pcapng(transcript("server")))
+    code, out, err = invoke("replay", captured)
+    assert (code, err) == (0, "")
+    assert "CN=server.test" in out
+    assert "AES_256_GCM" in out
+    recorded = write(tmp_path / "a", encode_transcript(transcript("client")))
+    code, both, _ = invoke("replay", captured, recorded)
+    assert code == 0
+    assert "identical in all" in both
+    assert out in both
+
+
+def test_a_key_log_without_a_capture_is_a_mistake(tmp_path: Path) -> None:
+    recorded = write(tmp_path / "a", encode_transcript(transcript("client")))
+    code, _, err = invoke("replay", recorded, "--keylog", recorded)
+    assert code == 2
+    assert "--keylog goes with captures" in err

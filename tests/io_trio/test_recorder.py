@@ -15,6 +15,7 @@ from ktls_agent.io_trio.recorder import (
     rotate,
     write_privately,
 )
+from ktls_agent.sansio.capture.pcapng import encode_pcapng
 from ktls_agent.sansio.capture.transcript import MAX_STEPS, Transcript, decode_transcript_untrusted
 from ktls_agent.sansio.steps import Closed, Step, Summarized
 from tests.io_trio.house import Log, Peer, as_server, client_request, running_house
@@ -31,7 +32,10 @@ def make(made: RecordingOptions, log: Log | None = None) -> Recorder:
 
 def transcripts(directory: Path) -> dict[str, Transcript]:
     """The transcripts in a directory, by their names."""
-    return {path.name: decode_transcript_untrusted(path.read_bytes()) for path in sorted(directory.iterdir())}
+    return {
+        path.name: decode_transcript_untrusted(path.read_bytes())
+        for path in sorted(directory.glob("*.transcript"))
+    }
 
 
 async def record(recorder: Recorder, *requests: tuple[Step, ...]) -> None:
@@ -65,6 +69,9 @@ async def test_a_request_of_the_agents_is_a_file(tmp_path: Path, secrets: bool) 
     assert transcript.recorded == NOW
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (directory / name).stat().st_mode & 0o777 == 0o600
+    pcapng = (directory / name).with_suffix(".pcapng")
+    assert pcapng.read_bytes() == encode_pcapng(transcript)
+    assert pcapng.stat().st_mode & 0o777 == 0o600
 
 
 async def test_names_say_what_is_in_them_in_harmless_characters(tmp_path: Path) -> None:

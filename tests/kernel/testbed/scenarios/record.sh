@@ -29,7 +29,7 @@ record_case() {	# NAME FILTER CMD...: CMD starts fresh agents, whose first messa
 	"$@"
 	sleep 0.5
 	for role in $ROLES; do stop_agent "$role"; done
-	kill $CAPTURES
+	pkill -P "$(tr ' ' , <<<"${CAPTURES# }")"	# (each is a shell of its own around tcpdump)
 	wait $CAPTURES 2>/dev/null
 	for role in $ROLES; do
 		in_ns "$role" ip link del nlmon0
