@@ -34,7 +34,9 @@ class Turn:
             await self._wait(math.inf if deadline is None else deadline)
         self._taken = True
         try:
-            await trio.lowlevel.checkpoint()  # With the turn, so that no two go without a look at sockets between.
+            await (
+                trio.lowlevel.checkpoint()
+            )  # With the turn, so that no two go without a look at sockets between.
             yield
         finally:
             self._hand_on()
