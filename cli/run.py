@@ -1,5 +1,6 @@
 """`ktls-agent run`: the daemon, with tlshd's options."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -31,12 +32,21 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     is_flag=True,
     help="Record keys, too. Whoever has such a file can read the connection, and use its pre-shared keys.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    default=None,
+    metavar="N",
+    help="How many processes serve requests.  [default: the number of CPUs that this process may use]",
+)
 def run(
+    *,
     configuration_file: Path | None,
-    to_stderr: bool,  # noqa: FBT001 - click passes them by name
+    to_stderr: bool,
     record_directory: Path | None,
     only: str | None,
-    record_secrets: bool,  # noqa: FBT001
+    record_secrets: bool,
+    workers: int | None,
 ) -> None:
     """Serve the kernel's handshake requests until SIGTERM; SIGHUP reloads the configuration.
 
@@ -45,7 +55,7 @@ def run(
     """
     from ktls_agent.io_trio.agent import AgentError  # noqa: PLC0415 - see cli.main
     from ktls_agent.io_trio.recorder import RecordingOptions  # noqa: PLC0415
-    from ktls_agent.io_trio.service import run_service  # noqa: PLC0415
+    from ktls_agent.io_trio.service import run_workers  # noqa: PLC0415
 
     record = None
     if record_directory is not None:
@@ -54,8 +64,9 @@ def run(
         )
     elif only or record_secrets:
         raise click.UsageError("--only and --record-secrets go with --record DIR.")
+    count = len(os.sched_getaffinity(0)) if workers is None else workers
     try:
-        run_service(configuration_file, to_stderr=to_stderr, record=record)
+        sys.exit(run_workers(configuration_file, to_stderr=to_stderr, record=record, count=count))
     except AgentError as error:
         click.echo(f"{DISTRIBUTION}: {error}", err=True)
         sys.exit(error.exit_code)

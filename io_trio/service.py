@@ -29,9 +29,55 @@ from .ktls import KernelKeyInstaller
 from .log import make_logger
 from .netlink import KernelSocket
 from .recorder import WRITE_SECONDS, Recorder, RecordingImpossible, RecordingOptions
+from .workers import RELOAD_SIGNALS, STOP_SIGNALS, Supervisor
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-RELOAD_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
+_MAX_MESSAGE: Final = 4096  # PIPE_BUF: so much is written at once or not at all
+
+
+def run_workers(
+    configuration_file: Path | None,
+    *,
+    to_stderr: bool,
+    record: RecordingOptions | None = None,
+    count: int,
+) -> int:
+    """Serve until told to stop, in several processes if there are to be more than one.
+
+    Args:
+        configuration_file: As for `run_service`.
+        to_stderr: As for `run_service`.
+        record: As for `run_service`.
+        count: How many processes serve; beside them one looks after them.
+
+    Returns:
+        The exit code for the process.
+
+    Raises:
+        AgentError: The agent can't start, or can't go on.
+    """
+    work = partial(run_service, configuration_file, to_stderr=to_stderr, record=record)
+    if count == 1:
+        work()
+        return os.EX_OK
+    told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    supervisor = Supervisor(
+        partial(_work, work, tell), count=count, log=make_logger(to_stderr=to_stderr, debug=False)
+    )
+    code = supervisor.run()
+    if code:
+        # Each worker has said the same; one line is enough.
+        raise AgentError(os.read(told, _MAX_MESSAGE).decode().partition("\0")[0], exit_code=code)
+    return code
+
+
+def _work(work: Callable[[], None], tell: int) -> int:
+    """Do a worker's work; hand the reason over why it can't be done."""
+    try:
+        work()
+    except AgentError as error:
+        os.write(tell, f"{error}\0".encode()[:_MAX_MESSAGE])
+        return error.exit_code
+    return os.EX_OK
 
 
 def run_service(
@@ -97,7 +143,7 @@ async def serve(agent: Agent, store: CredentialStore, log: Log, recorder: Record
             nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
-    log.info("stopped")
+    log.info("stopped", pid=os.getpid())
 
 
 async def _run_recorded(agent: Agent, log: Log, recorder: Recorder | None) -> AgentError | None:
@@ -107,7 +153,7 @@ async def _run_recorded(agent: Agent, log: Log, recorder: Recorder | None) -> Ag
         if recorder is not None:
             nursery.start_soon(recorder.run)
         try:
-            await agent.run(on_ready=partial(log.info, "ready"))
+            await agent.run(on_ready=partial(log.info, "ready", pid=os.getpid()))
         except AgentError as error:
             failed = error
         if recorder is not None:

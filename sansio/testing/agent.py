@@ -10,7 +10,7 @@
     consumer.send(b"data")                      # under the keys that the agent installed
 
 Everything between the consumer's request and its completion is what the daemon runs: netlink's bytes (`GenlClient`
-against `SimulatedKernel`), `policy`, `lifecycle.Request`, `TlsEngine`.  In the place of sockets are the pipes of
+against `SimulatedKernel`) and `Session`, with policy, lifecycle and engine in it.  In the place of sockets are the pipes of
 `pair`, in the place of the kernel's keyrings is a mapping.  A request that nobody serves runs into its deadline at
 once, since `run` sets the clock forward.
 
@@ -23,22 +23,13 @@ import errno
 import itertools
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, assert_never
 
-from ..lifecycle import (
-    AbortHandshake,
-    CloseSocket,
-    Command,
-    Deadlines,
-    InstallKeys,
-    Request,
-    SendDone,
-    StartHandshake,
-    State,
-)
+from ..ktls import TLS_RX, TLS_TX, KernelSecrets, pack_crypto_info
+from ..lifecycle import CloseSocket, Deadlines, InstallKeys, SendDone
 from ..netlink.client import GenlClient, Outgoing
 from ..netlink.events import (
     Accepted,
@@ -53,20 +44,16 @@ from ..netlink.events import (
     Ready,
 )
 from ..netlink.spec import MulticastGroup
-from ..policy import Credentials, RequestRefused, choose_parameters
-from ..request import (
-    CertificateKeys,
-    HandshakeRequest,
-    ServerPsk,
-    UnanswerableReply,
-    parse_request_untrusted,
-)
-from ..status import Alert, Cause, failure
+from ..policy import Credentials, RequestRefused
+from ..request import CertificateKeys, UnanswerableReply, parse_request_untrusted
+from ..session import Action, Receive, Send, Session
+from ..status import Cause, failure
+from ..steps import Completed, Failed, Interruption, Noted, Step
 from ..tls.parameters import HandshakeCompleted, HandshakeFailed, Identity, Parameters, PreSharedKey
 from .entropy import SeededEntropy
 from .pair import NO_KEYS, PERFECT_LINK, Endpoint, Link, Pipe, VirtualClock, earliest
 from .pki import NOW
-from .records import Record
+from .records import KtlsRecords, Record
 from .simulated_kernel import PENDING_LIMIT_MAXIMUM, Completion, PendingRequest, SimulatedKernel
 
 PEER_ADDRESS: Final = "192.0.2.1"
@@ -89,6 +76,55 @@ _NO_CREDENTIALS: Final = Credentials()
 _DEADLINES: Final = Deadlines()
 
 
+class OwnEnd:
+    """The consumer's end of the connection: first the agent's, for the handshake, then the consumer's again.
+
+    Attributes:
+        incoming: What is read from.
+        outgoing: What is written to.
+        event: How the handshake ended; None until then.
+        sent: All bytes of the handshake that were sent.
+    """
+
+    def __init__(self, *, incoming: Pipe, outgoing: Pipe) -> None:
+        self.incoming: Final = incoming
+        self.outgoing: Final = outgoing
+        self.event: HandshakeCompleted | HandshakeFailed | None = None
+        self.sent = b""
+        self._records: KtlsRecords | None = None
+
+    def say(self, data: bytes) -> None:
+        """Send a part of the handshake."""
+        self.sent += data
+        self.outgoing.write(data)
+
+    def install(self, secrets: KernelSecrets) -> None:
+        """Take the keys."""
+        self._records = KtlsRecords(
+            tx=pack_crypto_info(secrets, TLS_TX), rx=pack_crypto_info(secrets, TLS_RX)
+        )
+
+    def send(self, data: bytes) -> None:
+        """Send data under the keys."""
+        self.outgoing.write(self._keyed().seal(data))
+
+    def receive(self) -> list[Record]:
+        """Read every record that has arrived, under the keys."""
+        records: list[Record] = []
+        while data := self.incoming.read():
+            records += self._keyed().receive_data_untrusted(data)
+        return records
+
+    def close(self) -> None:
+        """Close this end: the other one meets the end of file."""
+        self.outgoing.close()
+
+    def _keyed(self) -> KtlsRecords:
+        if self._records is None:
+            raise AssertionError("no keys were installed at this end")
+        return self._records
+
+
 class Consumer:
     """A kernel consumer, its request and its connection.
 
@@ -98,7 +134,7 @@ class Consumer:
         peer: The other end.
     """
 
-    def __init__(self, request: PendingRequest, *, own: Endpoint, peer: Endpoint) -> None:
+    def __init__(self, request: PendingRequest, *, own: OwnEnd, peer: Endpoint) -> None:
         self.request: Final = request
         self.own: Final = own
         self.peer: Final = peer
@@ -138,19 +174,20 @@ class Consumer:
         if completion.status:
             self.own.close()
 
-    def _connected(self) -> Endpoint:
+    def _connected(self) -> OwnEnd:
         if self.completion.status:
             raise AssertionError(f"the consumer has no keys: it was told {self.completion}")
         return self.own
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Session:
-    """A request that was accepted."""
+class _Served:
+    """A request that was accepted, and what is to be done about it next."""
 
-    request: Request
+    session: Session
     consumer: Consumer
-    done_sequence: int = 0
+    action: Action
+    done_sequence: int | None = None
 
 
 class SimulatedAgent:
@@ -196,7 +233,7 @@ class SimulatedAgent:
         self._seed = seed
         self._client = GenlClient()
         self._consumers: dict[PendingRequest, Consumer] = {}  # bounded by MAX_CONSUMERS
-        self._sessions: dict[int, _Session] = {}  # by descriptor; bounded by the consumers
+        self._served: dict[int, _Served] = {}  # by descriptor; bounded by the consumers
         self._descriptors: dict[int, Consumer] = {}  # the same
         self._ready = False
         self._numbers = itertools.count(_FIRST_DESCRIPTOR)
@@ -235,7 +272,7 @@ class SimulatedAgent:
         incoming, outgoing = Pipe(self.clock, to_agent), Pipe(self.clock, to_peer)
         consumer = self._consumers[request] = Consumer(
             request,
-            own=Endpoint(self.clock, incoming=incoming, outgoing=outgoing),
+            own=OwnEnd(incoming=incoming, outgoing=outgoing),
             peer=Endpoint(self.clock, incoming=outgoing, outgoing=incoming),
         )
         if peer is not None:
@@ -264,54 +301,80 @@ class SimulatedAgent:
         self.kernel.cancel(consumer.request)
         consumer.own.close()
         consumer.peer.close()
-        for session in list(self._sessions.values()):
-            if session.consumer is consumer:
-                self._carry_out(session, session.request.cancel())
+        for served in list(self._served.values()):
+            if served.consumer is consumer:
+                self._interrupt(served, Interruption.CANCEL)
 
     def stop(self) -> None:
         """The agent stops: what is under way is reported as failed, and nobody listens any more."""
         self.kernel.leave_group(self._group)
-        for session in list(self._sessions.values()):
-            self._carry_out(session, session.request.shutdown())
+        for served in list(self._served.values()):
+            self._interrupt(served, Interruption.SHUTDOWN)
 
     # What moves
 
     def _move(self) -> bool:
         moved = self._accept_all()
-        for session in list(self._sessions.values()):
-            moved |= self._handshake(session) or self._meet_deadline(session)
+        for served in list(self._served.values()):
+            moved |= self._go_on(served) or self._meet_deadline(served)
         for consumer in self._consumers.values():
             moved |= consumer.peer.pump()
         return moved
 
     def _next_time(self) -> float | None:
         pipes = (end.incoming for each in self._consumers.values() for end in (each.own, each.peer))
-        deadlines = (session.request.next_deadline() for session in self._sessions.values())
+        deadlines = (served.session.request.next_deadline() for served in self._served.values())
         return earliest(*(pipe.next_arrival() for pipe in pipes), *deadlines)
 
-    def _handshake(self, session: _Session) -> bool:
-        if session.request.state is not State.HANDSHAKING:
-            return False
-        moved = session.consumer.own.pump()
-        event = session.consumer.own.event
-        match event:
-            case HandshakeCompleted():
-                secrets = session.consumer.own.secrets
-                self._carry_out(session, session.request.handshake_completed(secrets))
-            case HandshakeFailed(failure=failed):
-                self._carry_out(session, session.request.handshake_failed(failed))
-            case None:
-                return moved
+    def _go_on(self, served: _Served) -> bool:
+        """Do what a request's session wants next, if that can be done now."""
+        match served.action:
+            case Send(data=data):
+                served.consumer.own.say(data)
+                served.action = served.session.sent()
+            case Receive(size=size):
+                said = served.consumer.own.incoming.read(size)
+                if said is None:
+                    return False
+                served.action = served.session.received(said)
+            case InstallKeys(secrets=secrets):
+                served.consumer.own.install(secrets)
+                served.action = served.session.installed()
+            case SendDone() as done:
+                return self._report(served, done)
+            case CloseSocket(sockfd=sockfd):
+                self._close(served, sockfd)
             case _:
-                assert_never(event)
+                assert_never(served.action)
         return True
 
-    def _meet_deadline(self, session: _Session) -> bool:
-        deadline = session.request.next_deadline()
+    def _report(self, served: _Served, done: SendDone) -> bool:
+        if served.done_sequence is not None:
+            return False  # Its answer was lost.
+        outgoing = self._client.done(sockfd=done.sockfd, status=done.status, remote_auth=done.remote_auth)
+        served.done_sequence = outgoing.sequence
+        self._ask(outgoing)
+        return True
+
+    def _close(self, served: _Served, sockfd: int) -> None:
+        if served.done_sequence is not None:
+            self._client.abandon(served.done_sequence)
+        self.kernel.close(sockfd)
+        del self._served[sockfd]
+
+    def _meet_deadline(self, served: _Served) -> bool:
+        deadline = served.session.request.next_deadline()
         if deadline is None or deadline > self.clock.now:
             return False
-        self._carry_out(session, session.request.handle_deadline(self.clock.now))
+        self._interrupt(served, Interruption.DEADLINE)
         return True
+
+    def _interrupt(self, served: _Served, by: Interruption) -> None:
+        """Let something come from outside, and see it through as far as nobody has to be waited for."""
+        if by is Interruption.DEADLINE or not served.session.over:
+            served.action = served.session.interrupt(by, now=self.clock.now)
+        while served.session.request.sockfd in self._served and self._go_on(served):
+            pass
 
     # Netlink
 
@@ -330,8 +393,8 @@ class SimulatedAgent:
             case Accepted(reply=reply):
                 self._begin(reply)
             case DoneAnswered(sockfd=sockfd, error=error, text=text):
-                session = self._sessions[sockfd]
-                self._carry_out(session, session.request.done_answered(error, text))
+                served = self._served[sockfd]
+                served.action = served.session.answered(error, text)
             case MalformedMessage() | KernelError():
                 self.problems.append(event)
             case FamilyResolved():
@@ -360,10 +423,30 @@ class SimulatedAgent:
             )
             self.problems.append(UnanswerableReply(reason=reason))
             return
-        request = Request(parsed, now=self.clock.now, deadlines=self._deadlines)
-        session = _Session(request=request, consumer=self._descriptors[parsed.sockfd])
-        self._sessions[parsed.sockfd] = session
-        self._carry_out(session, request.start())
+        consumer = self._descriptors[parsed.sockfd]
+        session = Session(
+            parsed,
+            keys=self,
+            entropy=self._entropy(b"agent"),
+            now=self.clock.now,
+            deadlines=self._deadlines,
+            trace=lambda step: self._take(consumer, step),
+        )
+        action = session.start(
+            self._credentials, peer_address=PEER_ADDRESS, wall_clock=self._certificate_time
+        )
+        self._served[parsed.sockfd] = _Served(session=session, consumer=consumer, action=action)
+
+    def _take(self, consumer: Consumer, step: Step) -> None:
+        match step:
+            case Completed(result=result):
+                consumer.own.event = result
+            case Failed(failure=failed):
+                consumer.own.event = HandshakeFailed(failure=failed)
+            case Noted(text=text):
+                self.notes.append(text)
+            case _:
+                pass
 
     # The kernel's side of it
 
@@ -378,91 +461,39 @@ class SimulatedAgent:
         if completion.request in self._consumers:
             self._consumers[completion.request].complete(completion)
 
-    # The commands of the lifecycle
+    # A `KeySource`
 
-    def _carry_out(self, session: _Session, commands: list[Command]) -> None:
-        for command in commands:
-            self._carry_out_one(session, command)
-
-    def _carry_out_one(self, session: _Session, command: Command) -> None:
-        match command:
-            case StartHandshake(request=request):
-                self._start(session, request)
-            case InstallKeys():  # The endpoint has them already.
-                remote_auth = self._remote_auth(session.consumer.own.completed)
-                self._carry_out(session, session.request.keys_installed(remote_auth))
-            case AbortHandshake(alert=alert):
-                self._abort(session, alert)
-            case SendDone():
-                self._send_done(session, command)
-            case CloseSocket(sockfd=sockfd):
-                self._client.abandon(session.done_sequence)
-                self.kernel.close(sockfd)
-                del self._sessions[sockfd]
-            case _:
-                assert_never(command)
-
-    def _start(self, session: _Session, request: HandshakeRequest) -> None:
-        try:
-            parameters = choose_parameters(
-                request,
-                self._credentials,
-                load_keys=self._load_keys,
-                load_psk=self._load_psk,
-                note=self.notes.append,
-                peer_address=PEER_ADDRESS,
-                now=self._certificate_time,
-            )
-        except RequestRefused as refused:
-            self._carry_out(session, session.request.local_failure(refused.failure))
-            return
-        session.consumer.own.start(parameters, entropy=self._entropy(b"agent"), psks=self._psks_for(request))
-
-    def _abort(self, session: _Session, alert: Alert | None) -> None:
-        failed = session.request.failure
-        assert failed is not None  # noqa: S101 - for the type checker: only a failure aborts
-        session.consumer.own.abort(replace(failed, alert=alert))
-
-    def _send_done(self, session: _Session, done: SendDone) -> None:
-        outgoing = self._client.done(sockfd=done.sockfd, status=done.status, remote_auth=done.remote_auth)
-        session.done_sequence = outgoing.sequence
-        self._ask(outgoing)
-
-    # Keys
-
-    def _load_keys(self, pair: CertificateKeys) -> Identity:
+    def load_identity(self, pair: CertificateKeys) -> Identity:
+        """See `KeySource`."""
         key = self._keyring.get(pair.certificate)
         if not isinstance(key, Identity):
             reason = f"The keyring holds no identity {pair.certificate}."
             raise RequestRefused(failure(Cause.KEY_UNREADABLE, reason))
         return key
 
-    def _load_psk(self, serial: int) -> PreSharedKey:
+    def load_psk(self, serial: int) -> PreSharedKey:
+        """See `KeySource`."""
         key = self._keyring.get(serial)
         if not isinstance(key, PreSharedKey):
             reason = f"The keyring holds no pre-shared key {serial}."
             raise RequestRefused(failure(Cause.PSK_UNAVAILABLE, reason))
-        return key
+        return replace(key, serial=serial)
 
-    def _psks_for(self, request: HandshakeRequest) -> dict[bytes, PreSharedKey]:
-        """What a server's engine may answer a client's identities with."""
-        only = request.peer_identities if isinstance(request, ServerPsk) else ()
-        return {
-            identity: key for identity, (serial, key) in self._psks().items() if not only or serial in only
-        }
-
-    def _psks(self) -> dict[bytes, tuple[int, PreSharedKey]]:
-        return {
-            key.identity: (serial, key)
+    def look_up(
+        self, identities: Sequence[bytes], *, only: Sequence[int]
+    ) -> tuple[tuple[PreSharedKey, ...], tuple[str, ...]]:
+        """See `KeySource`."""
+        keys = {
+            key.identity: replace(key, serial=serial)
             for serial, key in self._keyring.items()
-            if isinstance(key, PreSharedKey)
+            if isinstance(key, PreSharedKey) and (not only or serial in only)
         }
+        return tuple(keys[identity] for identity in identities if identity in keys), ()
 
-    def _remote_auth(self, completed: HandshakeCompleted) -> tuple[int, ...]:
-        """Name the peer for the consumer: its pre-shared key, or a new key that holds its certificate."""
-        if completed.psk_identity is not None:
-            return (self._psks()[completed.psk_identity][0],)
-        return () if completed.peer is None else (next(self._serials),)
+    def add_certificate(self, description: str, der: bytes) -> int:
+        """See `KeySource`."""
+        del description, der
+        return next(self._serials)
 
     def _entropy(self, whose: bytes) -> SeededEntropy:
         return SeededEntropy(self._seed + whose + len(self._consumers).to_bytes(2))

@@ -1,5 +1,6 @@
 """The command line, as people and service managers meet it."""
 
+import os
 import subprocess
 import sys
 import time
@@ -80,11 +81,11 @@ def test_a_configuration_that_can_not_be_used_is_one_line(
 
 
 def test_an_agent_that_can_not_serve_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path | None, *, to_stderr: bool, record: object) -> None:
-        assert (path, to_stderr, record) == (None, True, None)
+    def refuse(path: Path | None, *, to_stderr: bool, record: object, count: int) -> int:
+        assert (path, to_stderr, record, count) == (None, True, None, len(os.sched_getaffinity(0)))
         raise AgentError("This kernel has no handshake service.", exit_code=69)
 
-    monkeypatch.setattr("ktls_agent.io_trio.service.run_service", refuse)
+    monkeypatch.setattr("ktls_agent.io_trio.service.run_workers", refuse)
     assert invoke("run", "--stderr") == (69, "", "ktls-agent: This kernel has no handshake service.\n")
 
 
@@ -173,11 +174,11 @@ async def test_run_on_a_kernel_without_the_service_is_one_line(tmp_path: Path) -
         pytest.skip("this kernel has the handshake service: an agent would take its requests")
     path = tmp_path / "tlshd.conf"
     path.touch()
-    done = run_process("run", "-s", "-c", str(path))
+    done = run_process("run", "-s", "-c", str(path), "--workers", "2")
     assert done.returncode == 69
     assert done.stdout == ""
-    starting, failed = done.stderr.splitlines()
-    assert f"configuration={path}" in starting
+    *starting, failed = done.stderr.splitlines()
+    assert all(f"configuration={path}" in line for line in starting)
     assert failed.startswith("ktls-agent: This kernel (")
     assert "CONFIG_NET_HANDSHAKE" in failed
 
@@ -193,7 +194,7 @@ def test_what_is_recorded_needs_a_place() -> None:
 def test_recording_options_reach_the_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     seen: list[object] = []
     monkeypatch.setattr(
-        "ktls_agent.io_trio.service.run_service", lambda *_, record, **__: seen.append(record)
+        "ktls_agent.io_trio.service.run_workers", lambda *_, record, **__: seen.append(record)
     )
     assert invoke("run", "--record", str(tmp_path), "--only", "failures", "--record-secrets")[0] == 0
     assert invoke("run", "--record", str(tmp_path))[0] == 0

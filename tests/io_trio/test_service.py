@@ -60,7 +60,10 @@ async def test_a_signal_ends_it_in_order(number: signal.Signals, nursery: trio.N
     await until(lambda: "ready" in daemon.events())
     os.kill(os.getpid(), number)
     await until(lambda: "stopped" in daemon.events())
-    assert daemon.log.lines[-2:] == [("info", "stopping", {"signal": number.name}), ("info", "stopped", {})]
+    assert daemon.log.lines[-2:] == [
+        ("info", "stopping", {"signal": number.name}),
+        ("info", "stopped", {"pid": os.getpid()}),
+    ]
     assert daemon.machine.sockets == []
 
 

@@ -1,0 +1,225 @@
+"""Several processes that serve, and one that looks after them."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ktls_agent.io_trio import service as service_module
+from ktls_agent.io_trio import workers as workers_module
+from ktls_agent.io_trio.agent import AgentError
+from ktls_agent.io_trio.service import run_workers
+from ktls_agent.io_trio.workers import Supervisor
+from tests.io_trio.house import Log
+
+PATIENCE = 10.0
+
+
+class Trial:
+    """A supervisor in this process's main thread, and a thread that does things to it.
+
+    Workers write a line each into a file when they begin, and for what befalls them.
+    """
+
+    def __init__(self, folder: Path, work: Callable[["Trial"], int], *, count: int = 2) -> None:
+        self.file = folder / "workers"
+        self.file.touch()
+        self.log = Log()
+        self._supervisor = Supervisor(lambda: work(self), count=count, log=self.log)
+
+    def write(self, text: str) -> None:
+        with self.file.open("a") as file:
+            file.write(f"{text} {os.getpid()}\n")
+
+    def lines(self, text: str) -> list[int]:
+        """The processes that wrote this."""
+        return [
+            int(line.split()[1]) for line in self.file.read_text().splitlines() if line.split()[0] == text
+        ]
+
+    def until(self, condition: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, self.file.read_text()
+            time.sleep(0.002)
+
+    def run(self, act: Callable[[], None] = lambda: None) -> int:
+        """Run the supervisor while `act` runs in a thread; a thread that fails ends the workers."""
+        failures: list[BaseException] = []
+
+        def acting() -> None:
+            try:
+                act()
+            except BaseException as error:
+                failures.append(error)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        mask = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, mask)
+        thread = threading.Thread(target=acting)
+        try:
+            thread.start()
+            code = self._supervisor.run()
+        finally:
+            thread.join()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if failures:
+            raise failures[0]
+        return code
+
+
+def serve(trial: Trial) -> int:
+    """Serve until SIGTERM; the second one is noted as well."""
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
+    signal.signal(signal.SIGHUP, lambda *_: trial.write("reload"))
+    trial.write("ready")
+    while not stopped:
+        signal.pause()
+    trial.write("stopped")
+    return 0
+
+
+def send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+
+
+def test_starts_so_many_and_stops_them_all(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, serve, count=3)
+
+    def act() -> None:
+        trial.until(lambda: len(trial.lines("ready")) == 3)
+        send(signal.SIGTERM)
+
+    assert trial.run(act) == 0
+    assert sorted(trial.lines("stopped")) == sorted(trial.lines("ready"))
+    assert len(set(trial.lines("ready"))) == 3
+    assert trial.log.lines == []
+
+
+def test_passes_a_reload_on(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, serve)
+
+    def act() -> None:
+        trial.until(lambda: len(trial.lines("ready")) == 2)
+        send(signal.SIGHUP)
+        trial.until(lambda: len(trial.lines("reload")) == 2)
+        send(signal.SIGTERM)
+
+    assert trial.run(act) == 0
+    assert sorted(trial.lines("reload")) == sorted(trial.lines("ready"))
+
+
+def test_starts_another_for_one_that_was_killed(tmp_path: Path) -> None:
+    trial = Trial(tmp_path, serve)
+
+    def act() -> None:
+        trial.until(lambda: len(trial.lines("ready")) == 2)
+        victim = trial.lines("ready")[0]
+        os.kill(victim, signal.SIGKILL)
+        trial.until(lambda: len(trial.lines("ready")) == 3)
+        assert trial.lines("ready")[2] != victim
+        send(signal.SIGTERM)
+
+    assert trial.run(act) == 0
+    victim = trial.lines("ready")[0]
+    assert trial.log.lines == [
+        (
+            "error",
+            "worker died",
+            {"pid": victim, "reason": "It was killed by SIGKILL.", "restart_seconds": 0.1},
+        )
+    ]
+    assert len(trial.lines("stopped")) == 2
+
+
+def test_one_that_dies_again_and_again_is_started_ever_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(workers_module, "FIRST_RESTART_SECONDS", 0.001)
+    monkeypatch.setattr(workers_module, "LAST_RESTART_SECONDS", 0.004)
+    monkeypatch.setattr(workers_module._Slot, "__init__", slot_that_starts_again_after(0.001))
+
+    def crash(trial: Trial) -> int:
+        trial.write("ready")
+        raise LookupError("a defect")
+
+    trial = Trial(tmp_path, crash, count=1)
+
+    def act() -> None:
+        trial.until(lambda: len(trial.lines("ready")) == 5)
+        send(signal.SIGTERM)
+
+    assert trial.run(act) == 0
+    delays = [fields["restart_seconds"] for _, _, fields in trial.log.lines]
+    assert delays[:4] == [0.001, 0.002, 0.004, 0.004]
+    assert trial.log.lines[0][2]["reason"] == "It ended with exit status 70."
+    assert "LookupError: a defect" in capfd.readouterr().err
+
+
+def slot_that_starts_again_after(seconds: float) -> Callable[..., None]:
+    def init(self: workers_module._Slot) -> None:
+        self.pid, self.started, self.delay, self.due = None, 0.0, seconds, 0.0
+
+    return init
+
+
+def test_one_that_lived_long_is_started_again_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "STEADY_SECONDS", 0.0)
+
+    def crash(trial: Trial) -> int:
+        trial.write("ready")
+        return 1
+
+    trial = Trial(tmp_path, crash, count=1)
+
+    def act() -> None:
+        trial.until(lambda: len(trial.lines("ready")) == 3)
+        send(signal.SIGTERM)
+
+    assert trial.run(act) == 0
+    assert [fields["restart_seconds"] for _, _, fields in trial.log.lines[:2]] == [0.1, 0.1]
+
+
+def test_gives_up_where_none_can_serve(tmp_path: Path) -> None:
+    def refuse(trial: Trial) -> int:
+        if not trial.lines("ready"):
+            trial.write("ready")
+            return os.EX_NOPERM
+        return serve(trial)
+
+    trial = Trial(tmp_path, refuse)
+    assert trial.run() == os.EX_NOPERM
+    assert trial.log.lines == []
+
+
+# The service
+
+
+def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[object] = []
+    monkeypatch.setattr(service_module, "run_service", lambda *_, **named: calls.append(named))
+    assert run_workers(None, to_stderr=True, count=1) == 0
+    assert calls == [{"to_stderr": True, "record": None}]
+
+
+def test_why_none_can_serve_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AgentError("This kernel has no handshake service.", exit_code=os.EX_UNAVAILABLE)
+
+    monkeypatch.setattr(service_module, "run_service", refuse)
+    with pytest.raises(AgentError) as caught:
+        run_workers(None, to_stderr=True, count=3)
+    assert (str(caught.value), caught.value.exit_code) == (
+        "This kernel has no handshake service.",
+        os.EX_UNAVAILABLE,
+    )
+
+
+def test_workers_that_stop_in_order_are_a_success(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "run_service", lambda *_, **__: None)
+    assert run_workers(None, to_stderr=True, count=2) == 0
