@@ -33,12 +33,16 @@ def _lines(explanation: Explanation) -> Iterator[str]:
 
 
 def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH)
+    return textwrap.wrap(text, WIDTH, break_on_hyphens=False)
 
 
 def _group(group: Group) -> Iterator[str]:
     yield f"{group.title}{' (!)' if group.warning else ''}"
     for name, value in group.facts:
         yield from textwrap.wrap(
-            value, WIDTH, initial_indent=f"  {name:<{_NAME - 2}}", subsequent_indent=" " * _NAME
+            value,
+            WIDTH,
+            initial_indent=f"  {name:<{_NAME - 2}}",
+            subsequent_indent=" " * _NAME,
+            break_on_hyphens=False,
         )

@@ -126,7 +126,7 @@ def _ladder(rows: tuple[Row, ...]) -> Element:
 
 def _row(row: Row) -> Element:
     facts = _details(row)
-    strip = (_element("span", f"{row.at * 1000:.1f}", class_="time"), _lanes(row))
+    strip = (_element("span", _time(row), class_="time"), _lanes(row))
     if not facts:
         return _element("li", _element("div", *strip, class_="strip"), class_=row.tone)
     unfolded = {"open": ""} if _matters(row) else {}
@@ -134,6 +134,12 @@ def _row(row: Row) -> Element:
         "details", _element("summary", *strip, class_="strip"), _definitions(facts), **unfolded
     )
     return _element("li", details, class_=row.tone)
+
+
+def _time(row: Row) -> str:
+    """Milliseconds, with a decimal where there is room for it."""
+    ms = row.at * 1000
+    return f"{ms:.1f}" if ms < 1000 else f"{ms:.0f}"
 
 
 def _matters(row: Row) -> bool:
@@ -236,7 +242,7 @@ def _table_row(row: Row) -> Element:
 
 
 def _cells(row: Row) -> Iterator[str]:
-    yield f"{row.at * 1000:.1f}"
+    yield _time(row)
     yield row.source
     yield row.target
     yield row.label if row.size is None else f"{row.label} ({row.size} B)"

@@ -2,8 +2,8 @@
 
 Each step makes a row of the ladder, or none.  The peer's side is drawn from the contents of records (`Plaintext`), put
 together to handshake messages; what came in and was not understood is drawn as bytes.  The kernel's side is drawn
-from the netlink datagrams; a transcript without any, as one made of a capture of TLS alone, has them drawn from what the
-session said about them.
+from the netlink datagrams; where they are missing, as in a capture of TLS alone or of a request that ended before DONE
+was sent, from what the session said.
 """
 
 from collections.abc import Iterator
@@ -116,7 +116,8 @@ class _Ladder:
         self.chains: dict[Party, tuple[bytes, ...]] = {}
         self._failure = failure_of(transcript)
         self._failure_told = False
-        self._kernel_seen = bool(transcript.of_type(Datagram))
+        self._accept_seen, self._done_seen = _datagrams_around_report(transcript)
+        self._reported = False
         self._streams: Final = {True: MessageStream(), False: MessageStream()}
         self._unread = bytearray()  # what came in since the last record that was understood
         self._unsent: list[int] = []  # the rows of what was written, but not sent
@@ -182,7 +183,7 @@ class _Ladder:
             case Started():
                 self._started(step)
             case Reported():
-                self._reported(step)
+                self._report(step)
             case Answered():
                 self._answered(step)
             case Installed():
@@ -197,16 +198,17 @@ class _Ladder:
     def _started(self, step: Started) -> None:
         asked = step.request
         self._asked = asked
-        if self._kernel_seen:
+        if self._accept_seen:
             return
         name = None if isinstance(asked, InvalidRequest) else asked.peername
         details = () if name is None else (detail("PEERNAME", [printable(name)]),)
         self._add("kernel", "agent", f"request ({', '.join(ROLES[type(asked)])})", *details)
 
-    def _reported(self, step: Reported) -> None:
+    def _report(self, step: Reported) -> None:
         if step.status and not self._failure_told:
             self._tell_failure(self._failure)
-        if self._kernel_seen:
+        self._reported = True
+        if self._done_seen:
             return
         keys = [f"key {serial_text(serial)}" for serial in step.remote_auth]
         details = (detail("REMOTE_AUTH", keys),) if keys else ()
@@ -217,9 +219,9 @@ class _Ladder:
         said = (detail(WHY, [printable(step.text)]),) if step.text else ()
         if step.error is None:
             self._remark("no answer to DONE", *said, tone="bad")
-        elif not self._kernel_seen and step.error:
+        elif not self._done_seen and step.error:
             self._add("kernel", "agent", f"refused: {status_name(step.error)}", *said, tone="bad")
-        elif not self._kernel_seen:
+        elif not self._done_seen:
             self._add("kernel", "agent", "acknowledged")
 
     def _installed(self, step: Installed) -> None:
@@ -363,13 +365,22 @@ class _Ladder:
 
     def _interrupted(self, by: Interruption) -> None:
         self._tell_unread()
-        if by is Interruption.CANCEL:
-            self._add("kernel", "agent", by.value, tone="bad")
-        else:
-            self._remark(by.value, tone="bad")
+        tone: Tone = "odd" if self._reported else "bad"  # once DONE is made, nothing changes it
+        source: Party = "kernel" if by is Interruption.CANCEL else "agent"
+        self._add(source, "agent", by.value, tone=tone)
 
     def _tell_failure(self, failed: Failure | None) -> None:
         if failed is not None:
             why = detail(WHY, [sentence(failed.reason)])
             self._remark(failed.cause.name.lower().replace("_", " "), why, tone="bad")
             self._failure_told = True
+
+
+def _datagrams_around_report(transcript: Transcript) -> tuple[bool, bool]:
+    """Are there datagrams of ACCEPT, and of DONE?"""
+    steps = [timed.step for timed in transcript.steps]
+    report = next((at for at, step in enumerate(steps) if isinstance(step, Reported)), len(steps))
+    before, after = (
+        any(isinstance(step, Datagram) for step in part) for part in (steps[:report], steps[report:])
+    )
+    return before, after

@@ -65,7 +65,7 @@ def row_rung(row: Row) -> Rung:
 def _draw(rung: Rung) -> Iterator[str]:
     yield _between(f"{rung.at * 1000:7.1f}", rung, _arrow(rung))
     for detail in rung.details:
-        for line in textwrap.wrap(detail, SPAN - 6, subsequent_indent="  "):
+        for line in textwrap.wrap(detail, SPAN - 6, subsequent_indent="  ", break_on_hyphens=False):
             yield _between(" " * 7, rung, f"    {line}".ljust(SPAN))
 
 

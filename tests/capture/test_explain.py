@@ -5,6 +5,7 @@ import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from cryptography import x509
@@ -24,7 +25,7 @@ from ktls_agent.sansio.capture.explanation import (
 )
 from ktls_agent.sansio.capture.facts import MAX_CERTIFICATES, certificate_facts_untrusted
 from ktls_agent.sansio.capture.messages import detail
-from ktls_agent.sansio.capture.transcript import TimedStep, Transcript
+from ktls_agent.sansio.capture.transcript import TimedStep, Transcript, decode_transcript_untrusted
 from ktls_agent.sansio.lifecycle import Deadlines
 from ktls_agent.sansio.request import (
     CertificateKeys,
@@ -44,6 +45,7 @@ from ktls_agent.sansio.steps import (
     Failed,
     FoundPsk,
     Installed,
+    Interrupted,
     Interruption,
     LocallyFailed,
     Noted,
@@ -86,6 +88,13 @@ from tests.tls.handshakes import (
     server_parameters,
 )
 
+CAPTURES = sorted((Path(__file__).parents[1] / "captures").glob("*.transcript"))
+DEFECTS = {
+    "cancel-while-handshaking-client": ["it was not sent"],
+    "server-client-hangs-up": ["777 bytes of 1559 are there"],
+    "time-out-server": ["777 bytes of 1559 are there"],
+}
+"""The captures of requests that ended in the middle of a message."""
 CLIENT = ClientAnon(sockfd=13, peername="server.test", timeout=10.0)
 
 
@@ -270,6 +279,18 @@ def test_every_recorded_request_is_explained(kind: str, secrets: bool) -> None:
     assert [row for row in explanation.ladder if row.defect is not None] == []
 
 
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.stem)
+def test_every_golden_capture_is_explained(path: Path) -> None:
+    transcript = decode_transcript_untrusted(path.read_bytes())
+    explanation = explain(transcript)
+    (reported,) = transcript.of_type(Reported)
+    assert explanation.verdict.outcome == ("failed" if reported.status else "done")
+    assert (explanation.verdict.remedy is None) == (reported.status == 0)
+    assert [row.label for row in explanation.ladder].count(f"DONE {explanation.verdict.status}") == 1
+    defects = [row.defect for row in explanation.ladder if row.defect is not None]
+    assert defects == DEFECTS.get(path.stem, [])
+
+
 @pytest.mark.parametrize("kind", recorded.PLAYS)
 def test_secrets_add_nothing_to_an_explanation(kind: str) -> None:
     assert explain(recorded.transcript(kind, secrets=True)) == explain(
@@ -421,6 +442,17 @@ def test_without_datagrams_a_refusal_is_drawn_too() -> None:
     assert arrows(explanation)[0] == "kernel -> agent: request (unknown, unknown)"
     assert row(explanation, "DONE EINVAL").tone == "bad"
     assert row(explanation, "refused: EBADF").tone == "bad"
+
+
+def test_a_request_that_ends_before_done_is_sent_has_it_drawn() -> None:
+    transcript = record(CLIENT, engine_peer(server_engine()))
+    reported = next(at for at, timed in enumerate(transcript.steps) if isinstance(timed.step, Reported))
+    hung_up = TimedStep(at=1.0, step=Interrupted(by=Interruption.CANCEL, after=1.0))
+    explanation = explain(replace(transcript, steps=(*transcript.steps[: reported + 1], hung_up)))
+    assert arrows(explanation)[-2:] == ["agent -> kernel: DONE ok", "kernel -> agent: the consumer hung up"]
+    # It changes nothing any more.
+    assert explanation.ladder[-1].tone == "odd"
+    assert explanation.verdict.outcome == "done"
 
 
 def test_an_empty_transcript_is_unfinished() -> None:

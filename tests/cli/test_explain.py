@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from ktls_agent.cli.page import render_page
 from ktls_agent.cli.wording import Group, fact_groups
 from ktls_agent.sansio.capture.explain import explain
 from ktls_agent.sansio.capture.explanation import Explanation, encode_explanation
-from ktls_agent.sansio.capture.transcript import Transcript, encode_transcript
+from ktls_agent.sansio.capture.transcript import TimedStep, Transcript, encode_transcript
 from ktls_agent.sansio.request import ClientAnon, ClientPsk, ServerPsk
 from ktls_agent.sansio.status import OUTCOMES, Cause
 from ktls_agent.sansio.steps import Noted, Plaintext, Reported, Summarized
@@ -424,6 +425,12 @@ def test_the_table_says_the_same() -> None:
     cells = page.text("td")
     assert cells[:5] == ["0.0", "agent", "kernel", "ACCEPT", "HANDLER_CLASS: TLSHD"]
     assert "ClientHello (230 B)" in cells
+
+
+def test_long_times_have_no_decimal() -> None:
+    steps = (TimedStep(at=0.9994, step=Noted(text="a")), TimedStep(at=12.3456, step=Noted(text="b")))
+    page = Page(render_page(explain(replace(of_steps(), steps=steps))))
+    assert page.text("td")[0::5] == ["999.4", "12346"]
 
 
 def test_long_names_may_be_broken_at_their_humps() -> None:

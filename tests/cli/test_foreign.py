@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from scapy.packet import Raw
 
 from ktls_agent.cli import foreign
+from ktls_agent.cli.foreign import describe_foreign
 from ktls_agent.cli.main import group
 from ktls_agent.io_trio.captures import CookedNetlink
 from ktls_agent.sansio.capture.pcapng import encode_pcapng
@@ -202,7 +203,9 @@ def test_files_that_can_not_be_used(content: bytes | None, code: int, sentence: 
     path = tmp_path / "file.pcap"
     if content is not None:
         path.write_bytes(content)
-    assert run(path) == (code, [], sentence.replace("@", str(path)) + "\n")
+    written, complaints = list[str](), list[str]()
+    assert describe_foreign([path], [], write=written.append, complain=complaints.append) == code
+    assert (written, complaints) == ([], [sentence.replace("@", str(path))])
 
 
 def test_a_key_log_that_can_not_be_read(tmp_path: Path) -> None:
