@@ -1,0 +1,79 @@
+"""Targets of the TLS engine: a peer's bytes as they come, and a peer's messages under the right keys (`peers`)."""
+
+from functools import partial
+from typing import Final
+
+from . import engine_seeds
+from .invariants import assert_cuts_do_not_matter
+from .mutators import TLS, Mutator
+from .peers import ClientPeer, Peer, ServerPeer
+from .target import Target
+from .world import engine
+
+# Bytes as they come
+
+
+def tls_client(data: bytes) -> None:
+    """A server's bytes, at our client."""
+    assert_cuts_do_not_matter(partial(engine, "client"), data)
+
+
+def tls_server(data: bytes) -> None:
+    """A client's bytes, at our server."""
+    assert_cuts_do_not_matter(partial(engine, "server"), data)
+
+
+def psk_client(data: bytes) -> None:
+    """A server's bytes, at our client with pre-shared keys."""
+    assert_cuts_do_not_matter(partial(engine, "psk_client"), data)
+
+
+def psk_server(data: bytes) -> None:
+    """A client's bytes, at our server with pre-shared keys."""
+    assert_cuts_do_not_matter(partial(engine, "psk_server"), data)
+
+
+# Messages under the right keys
+
+
+def tls_client_keyed(data: bytes) -> None:
+    """A server's messages under the right keys, at our client with a certificate."""
+    _play(ServerPeer, "client", data)
+
+
+def tls_server_keyed(data: bytes) -> None:
+    """A client's messages under the right keys, at our server that asks for a certificate."""
+    _play(ClientPeer, "server", data)
+
+
+def psk_client_keyed(data: bytes) -> None:
+    """A server's messages under the right keys, at our client with pre-shared keys."""
+    _play(ServerPeer, "psk_client", data)
+
+
+def psk_server_keyed(data: bytes) -> None:
+    """A client's messages under the right keys, with right binders, at our server with pre-shared keys."""
+    _play(ClientPeer, "psk_server", data)
+
+
+def _play(make: type[Peer], role: str, data: bytes) -> Peer:
+    peer = make(engine(role))
+    peer.play(data)
+    peer.assert_agreement()
+    event, _ = assert_cuts_do_not_matter(partial(engine, role), peer.sent)
+    assert peer.event is None or peer.event == event
+    return peer
+
+
+_MUTATOR: Final = Mutator(TLS)
+
+TARGETS: Final = (
+    Target(run=tls_client, seeds=engine_seeds.from_servers, mutator=_MUTATOR, weight=2, max_length=8192),
+    Target(run=tls_server, seeds=engine_seeds.from_clients, mutator=_MUTATOR, weight=2, max_length=8192),
+    Target(run=psk_client, seeds=engine_seeds.from_psk_servers, mutator=_MUTATOR, weight=2, max_length=8192),
+    Target(run=psk_server, seeds=engine_seeds.from_psk_clients, mutator=_MUTATOR, weight=2, max_length=8192),
+    Target(run=tls_client_keyed, seeds=engine_seeds.of_servers, mutator=_MUTATOR, weight=4, max_length=8192),
+    Target(run=tls_server_keyed, seeds=engine_seeds.of_clients, mutator=_MUTATOR, weight=4, max_length=8192),
+    Target(run=psk_client_keyed, seeds=engine_seeds.of_psk_servers, mutator=_MUTATOR, weight=3, max_length=8192),
+    Target(run=psk_server_keyed, seeds=engine_seeds.of_psk_clients, mutator=_MUTATOR, weight=3, max_length=8192),
+)
