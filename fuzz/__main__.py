@@ -9,16 +9,22 @@ from .targets import TARGETS
 
 
 def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fuzz", description="Fuzz targets; docs/fuzzing.md tells more.")
+    parser = argparse.ArgumentParser(
+        prog="python -m fuzz", description="Fuzz targets; docs/fuzzing.md tells more."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run targets under atheris, one after the other")
     run.add_argument("seconds", type=int, help="for all of them together")
     replay = commands.add_parser("replay", help="run inputs once, without atheris")
     replay.add_argument("target", choices=TARGETS)
     replay.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    minimise = commands.add_parser("minimise", help="rewrite the committed corpora from all inputs that there are")
+    minimise = commands.add_parser(
+        "minimise", help="rewrite the committed corpora from all inputs that there are"
+    )
     for command in (run, minimise):
-        command.add_argument("targets", nargs="*", metavar="TARGET", help="all of them, unless some are named")
+        command.add_argument(
+            "targets", nargs="*", metavar="TARGET", help="all of them, unless some are named"
+        )
     commands.add_parser("list", help="list the targets")
     return parser
 

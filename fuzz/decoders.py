@@ -1,6 +1,6 @@
 """Targets of the decoders: one function of bytes each, which raises its documented error or nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Final
 
 from cryptography import x509
@@ -72,9 +72,14 @@ def netlink_attributes(data: bytes) -> None:
     """A chain of attributes, nested ones among them, by every table."""
     for table in _TABLES:
         found = read_attributes_untrusted(data, table)
-        values = [*found.numbers.values(), *found.texts.values(), *found.nests.values()]
-        assert sum(map(len, values)) + len(found.unknown) <= MAX_ATTRIBUTES
-        assert all(len(kept) == 1 or name.repeated for name, kept in found.numbers.items())
+        kept: list[Sized] = [
+            *found.numbers.values(),
+            *found.texts.values(),
+            *found.nests.values(),
+            found.unknown,
+        ]
+        assert sum(len(values) for values in kept) <= MAX_ATTRIBUTES
+        assert all(len(values) == 1 or name.repeated for name, values in found.numbers.items())
         try:
             assert decode_attributes_untrusted(data, table) == found
         except NetlinkDecodeError as error:
@@ -97,7 +102,8 @@ def _accept_reply(chain: bytes) -> None:
         assert decode_accept_reply_untrusted(split_genl_untrusted(message.payload)[1]) == reply
 
 
-def _chains() -> list[bytes]:
+def chains() -> list[bytes]:
+    """The attributes of ACCEPT's reply, of DONE, and of the controller's answer."""
     reply = AcceptReply(
         sockfd=3,
         message_type=1,
@@ -263,7 +269,7 @@ def _odd_certificates() -> list[bytes]:
 
 
 TARGETS: Final = (
-    Target(run=netlink_attributes, seeds=_chains, mutator=Mutator(mutators.ATTRIBUTES), max_length=1024),
+    Target(run=netlink_attributes, seeds=chains, mutator=Mutator(mutators.ATTRIBUTES), max_length=1024),
     Target(run=tlshd_conf, seeds=lambda: [_CONFIGURATION], mutator=Mutator(mutators.lines)),
     Target(run=crypto_info, seeds=_crypto_infos, max_length=128),
     Target(run=nvme_identity, seeds=_nvme_identities, max_length=512),

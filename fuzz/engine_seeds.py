@@ -109,11 +109,11 @@ def of_servers() -> list[bytes]:
         _flight(plain)
         + _CCS
         + _flight(messages.encrypted_extensions(), certificate, _VERIFY, _finished(_AES_128)),
-        _flight(retry)
-        + _CCS
-        + _flight(second, spoken, request, certificate, _VERIFY, _finished(_CHACHA)),
+        _flight(retry) + _CCS + _flight(second, spoken, request, certificate, _VERIFY, _finished(_CHACHA)),
         _flight(long) + _CCS + record(HANDSHAKE, together),
-        _flight(long) + _CCS + b"".join(_padded(together[at : at + 300]) for at in range(0, len(together), 300)),
+        _flight(long)
+        + _CCS
+        + b"".join(_padded(together[at : at + 300]) for at in range(0, len(together), 300)),
         _flight(plain, messages.encrypted_extensions()) + record(ALERT, b"\x02\x28"),
     ]
 

@@ -74,6 +74,10 @@ TARGETS: Final = (
     Target(run=psk_server, seeds=engine_seeds.from_psk_clients, mutator=_MUTATOR, weight=2, max_length=8192),
     Target(run=tls_client_keyed, seeds=engine_seeds.of_servers, mutator=_MUTATOR, weight=4, max_length=8192),
     Target(run=tls_server_keyed, seeds=engine_seeds.of_clients, mutator=_MUTATOR, weight=4, max_length=8192),
-    Target(run=psk_client_keyed, seeds=engine_seeds.of_psk_servers, mutator=_MUTATOR, weight=3, max_length=8192),
-    Target(run=psk_server_keyed, seeds=engine_seeds.of_psk_clients, mutator=_MUTATOR, weight=3, max_length=8192),
+    Target(
+        run=psk_client_keyed, seeds=engine_seeds.of_psk_servers, mutator=_MUTATOR, weight=3, max_length=8192
+    ),
+    Target(
+        run=psk_server_keyed, seeds=engine_seeds.of_psk_clients, mutator=_MUTATOR, weight=3, max_length=8192
+    ),
 )

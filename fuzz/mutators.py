@@ -125,8 +125,8 @@ def vector(width: int, inner: Grammar | None = None, *, head: int = 0) -> Part:
     return parse
 
 
-def netlink(width: int, inner: Callable[[bytes], Grammar] | None, *, head: int) -> Part:
-    """A netlink message or attribute, whose head decides what is inside."""
+def netlink(width: int, inner: Callable[[bytes], Grammar | None], *, head: int) -> Part:
+    """A netlink message or attribute, whose head may decide what is inside."""
 
     def parse(data: bytes) -> tuple[Node, bytes]:
         start = width + head
@@ -134,8 +134,7 @@ def netlink(width: int, inner: Callable[[bytes], Grammar] | None, *, head: int) 
         if not start <= length <= len(data):
             raise MisfitError
         kind = data[width:start]
-        grammar = None if inner is None else inner(kind)
-        return _node(aligned(width), kind, data[start:length], grammar), data[(length + 3) & ~3 :]
+        return _node(aligned(width), kind, data[start:length], inner(kind)), data[(length + 3) & ~3 :]
 
     return parse
 
@@ -204,27 +203,37 @@ def first(*grammars: Grammar) -> Grammar:
 
 _OCTET_STRING, _BIT_STRING, _CONSTRUCTED, _LONG_TAG = 4, 3, 0x20, 0x1F
 
-
-def _value(data: bytes) -> tuple[Node, bytes]:
-    if len(data) < 2 or data[0] & _LONG_TAG == _LONG_TAG:
-        raise MisfitError
-    size, start = data[1], 2
-    if size & 0x80:
-        start += size & 0x7F
-        size = int.from_bytes(data[2:start])
-    if len(data) < start + size:
-        raise MisfitError
-    content = data[start : start + size]
-    return _node(der, data[:1], content, _inside(data[0])), data[start + size :]
+_MAX_DEPTH: Final = 12
+"""A certificate nests seven deep; an input could nest as deep as Python's stack."""
 
 
-def _inside(tag: int) -> Grammar | None:
+@functools.cache
+def _value(depth: int) -> Part:
+    def parse(data: bytes) -> tuple[Node, bytes]:
+        if len(data) < 2 or data[0] & _LONG_TAG == _LONG_TAG:
+            raise MisfitError
+        size, start = data[1], 2
+        if size & 0x80:
+            start += size & 0x7F
+            size = int.from_bytes(data[2:start])
+        if len(data) < start + size:
+            raise MisfitError
+        content = data[start : start + size]
+        return _node(der, data[:1], content, _inside(data[0], depth)), data[start + size :]
+
+    return parse
+
+
+def _inside(tag: int, depth: int) -> Grammar | None:
+    if depth == _MAX_DEPTH:
+        return None
+    values = many(_value(depth + 1))
     if tag & _CONSTRUCTED or tag == _OCTET_STRING:  # an extension's value is DER in an OCTET STRING
-        return many(_value)
-    return sequence(fixed(1), rest=many(_value)) if tag == _BIT_STRING else None
+        return values
+    return sequence(fixed(1), rest=values) if tag == _BIT_STRING else None
 
 
-DER: Final = lenient(_value)
+DER: Final = lenient(_value(0))
 """A certificate."""
 
 
@@ -265,10 +274,20 @@ TLS: Final = lenient(_record)
 """Records: plaintext handshake messages are cut down to extensions and certificates."""
 
 
-# Netlink (include/uapi/linux/netlink.h)
+# Netlink
 
 _NLMSG_ERROR: Final = b"\x02\0"
-ATTRIBUTES: Final = lenient(netlink(2, lambda _: many(netlink(2, lambda _: ATTRIBUTES, head=2)), head=2))
+
+
+@functools.cache
+def _attribute(depth: int) -> Part:
+    def inner(_: bytes) -> Grammar | None:
+        return many(_attribute(depth + 1)) if depth < _MAX_DEPTH else None
+
+    return netlink(2, inner, head=2)
+
+
+ATTRIBUTES: Final = lenient(_attribute(0))
 """A chain of attributes, with what looks like a nest in them."""
 
 

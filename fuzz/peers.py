@@ -170,8 +170,8 @@ class Peer(Adversary):
         mask = self._mask[len(self._message) :]
         return bytes(one ^ two for one, two in zip(piece, mask, strict=False)) + piece[len(mask) :]
 
-    def mask(self, message_type: int, body: bytes) -> bytes:
-        """What to XOR onto the body of a message."""
+    def mask(self, message_type: int, _body: bytes) -> bytes:
+        """What to XOR onto the body of a message, of which so much is known."""
         if self._schedule is None:
             return b""
         if message_type == MessageType.FINISHED:
@@ -211,9 +211,7 @@ class Peer(Adversary):
         if not isinstance(self._event, HandshakeCompleted):
             return
         secrets = self.tls.extract_secrets()
-        own, theirs = (
-            self.application_secrets[side] for side in (self.own_side, 1 - self.own_side)
-        )
+        own, theirs = (self.application_secrets[side] for side in (self.own_side, 1 - self.own_side))
         assert secrets == KernelSecrets(
             version=0x0304,
             cipher=self.schedule.suite.ktls,
@@ -222,7 +220,9 @@ class Peer(Adversary):
         )
         assert self._event.psk_identity in {None, *_BY_NAME}
         if self._event.peer is not None:
-            assert self._event.peer.chain[0] == self.identity.chain[0], "the peer has no other key to sign with"
+            assert self._event.peer.chain[0] == self.identity.chain[0], (
+                "the peer has no other key to sign with"
+            )
 
 
 def _retry(hello: bytes) -> bool:
@@ -269,7 +269,11 @@ class ServerPeer(Peer):
         client = messages.read_client_hello(self.received[MessageType.CLIENT_HELLO])
         group = int.from_bytes(share[:2])
         theirs = messages.read_client_shares(client).get(group)
-        return None if theirs is None else GROUPS_BY_NUMBER[group].exchange_untrusted(own_share(group)[0], theirs)
+        return (
+            None
+            if theirs is None
+            else GROUPS_BY_NUMBER[group].exchange_untrusted(own_share(group)[0], theirs)
+        )
 
     def _chosen(self, extensions: dict[int, bytes]) -> PreSharedKey | None:
         offered = offered_names(self.received[MessageType.CLIENT_HELLO])
@@ -299,13 +303,13 @@ class ClientPeer(Peer):
 
     def __init__(self, engine: TlsEngine) -> None:
         super().__init__(engine)
-        self._hello = b""
+        self._hellos: list[bytes] = []
         self._retried = False
 
-    def mask(self, message_type: int, body: bytes) -> bytes:
+    def mask(self, message_type: int, _body: bytes) -> bytes:
         if message_type == MessageType.CLIENT_HELLO:
-            return self._binders(bytes(self._message) + body)
-        return super().mask(message_type, body)
+            return self._binders(bytes(self._message) + _body)
+        return super().mask(message_type, _body)
 
     def _binders(self, hello: bytes) -> bytes:
         """The binders where they belong in the body, behind zeros."""
@@ -324,7 +328,7 @@ class ClientPeer(Peer):
     def sent_message(self, data: bytes) -> None:
         super().sent_message(data)
         if data[0] == MessageType.CLIENT_HELLO:
-            self._hello = data
+            self._hellos.append(data)
         elif data[0] == MessageType.FINISHED and self.application_secrets[0]:
             self.next_key = self.schedule.record_key(self.application_secrets[0])
 
@@ -347,7 +351,7 @@ class ClientPeer(Peer):
             return
         self._retried = True
         self.transcript = Transcript()
-        self.transcript.update(message_hash(self._hello, SUITES_BY_NUMBER[suite].hash_name))
+        self.transcript.update(message_hash(self._hellos[0], SUITES_BY_NUMBER[suite].hash_name))
         self.transcript.update(hello)
 
     @staticmethod
@@ -361,4 +365,10 @@ class ClientPeer(Peer):
     def _chosen(self, extensions: dict[int, bytes]) -> PreSharedKey | None:
         if Type.PRE_SHARED_KEY not in extensions:
             return None
-        return _BY_NAME[offered_names(self._hello)[int.from_bytes(extensions[Type.PRE_SHARED_KEY])]]
+        return _BY_NAME[
+            offered_names(self._answered_hello())[int.from_bytes(extensions[Type.PRE_SHARED_KEY])]
+        ]
+
+    def _answered_hello(self) -> bytes:
+        """The one that ServerHello answers; more may be in the same record, which the engine refuses."""
+        return self._hellos[1 if self._retried else 0]

@@ -6,7 +6,6 @@ from typing import Final
 
 from ktls_agent.sansio.ktls import KernelSecrets, KtlsCipher, TrafficKey
 from ktls_agent.sansio.lifecycle import (
-    REPORTING_SECONDS,
     TRANSITIONS,
     CloseSocket,
     Command,
@@ -37,7 +36,7 @@ from ktls_agent.sansio.request import (
     ServerX509,
     parse_request_untrusted,
 )
-from ktls_agent.sansio.status import Alert, Cause, failure
+from ktls_agent.sansio.status import Cause, Failure, failure
 from ktls_agent.sansio.testing.simulated_kernel import PendingRequest, SimulatedKernel
 
 from . import mutators
@@ -242,7 +241,6 @@ def _step(step: Callable[[_Session, bytes], None], argument: bytes = b"") -> byt
 
 
 def _sessions() -> list[bytes]:
-    to_agent, _ = _datagrams()
     start = _step(_Session.resolve) + _step(_Session.deliver)
     ask = _step(_Session.post, b"\x03\x01") + _step(_Session.accept) + _step(_Session.deliver)
     told = _step(_Session.done, b"\x03\0\x07") + _step(_Session.deliver)
@@ -250,7 +248,7 @@ def _sessions() -> list[bytes]:
         start + ask + told,
         start + ask + _step(_Session.accept) + _step(_Session.deliver) + told,
         start + _step(_Session.post, b"\x02\x02\x01") + _step(_Session.accept) + _step(_Session.lose),
-        start + _step(_Session.accept) + b"".join(_step(_Session.forge, datagram) for datagram in to_agent),
+        start + _step(_Session.accept) + b"".join(_step(_Session.forge, datagram) for datagram in to_agent()),
         start + _step(_Session.accept) * 2 + _step(_Session.repeat, b"\x10\x01") + _step(_Session.deliver),
     ]
 
@@ -276,18 +274,28 @@ def kernel_side(data: bytes) -> None:
 def _datagrams() -> tuple[list[bytes], list[bytes]]:
     """Datagrams to the agent and to the kernel, of one request from READY to DONE."""
     client, kernel = GenlClient(), _kernel()
-    to_kernel = [client.resolve_family().datagram]
-    to_agent = kernel.receive_datagram(to_kernel[0])
-    for answer in to_agent:
+    said = [client.resolve_family().datagram]
+    heard = kernel.receive_datagram(said[0])
+    for answer in heard:
         client.receive_datagram_untrusted(answer)
     certificates = (CertificateSerials(certificate=5, private_key=6),)
     request = PendingRequest(message_type=1, auth_mode=3, peername="server.test", certificates=certificates)
-    to_agent.append(kernel.post(request))
+    heard.append(kernel.post(request))
     done = client.done(sockfd=3, status=0, remote_auth=(7,)).datagram
     for datagram in (client.accept().datagram, client.accept().datagram, done, done[:-4] + b"\xff" * 4):
-        to_kernel.append(datagram)
-        to_agent += kernel.receive_datagram(datagram)
-    return to_agent, to_kernel
+        said.append(datagram)
+        heard += kernel.receive_datagram(datagram)
+    return heard, said
+
+
+def to_agent() -> list[bytes]:
+    """What the kernel says in a session."""
+    return _datagrams()[0]
+
+
+def to_kernel() -> list[bytes]:
+    """What an agent says in a session."""
+    return _datagrams()[1]
 
 
 # The life of a request
@@ -302,6 +310,25 @@ _ASKED: Final[tuple[HandshakeRequest | InvalidRequest, ...]] = (
     InvalidRequest(sockfd=7, reason="The request has no AUTH_MODE."),
 )
 _CAUSES: Final = tuple(Cause)
+
+
+def _failure(number: int) -> Failure:
+    return failure(_CAUSES[number % len(_CAUSES)], "It failed.")
+
+
+_CALLS: Final[dict[Input, Callable[[Request, int], list[Command]]]] = {
+    Input.START: lambda request, _: request.start(),
+    Input.REFUSE: lambda request, _: request.start(),
+    Input.HANDSHAKE_COMPLETED: lambda request, _: request.handshake_completed(_SECRETS),
+    Input.HANDSHAKE_FAILED: lambda request, number: request.handshake_failed(_failure(number)),
+    Input.KEYS_INSTALLED: lambda request, number: request.keys_installed((number,) * (number % 3)),
+    Input.INSTALL_FAILED: lambda request, number: request.install_failed(_failure(number)),
+    Input.LOCAL_FAILURE: lambda request, number: request.local_failure(_failure(number)),
+    Input.CANCEL: lambda request, _: request.cancel(),
+    Input.SHUTDOWN: lambda request, _: request.shutdown(),
+    Input.DONE_ANSWERED: lambda request, number: request.done_answered(number, "no"),
+    Input.DONE_UNANSWERED: lambda request, _: request.done_unanswered("It was lost."),
+}
 
 
 class _Life:
@@ -325,32 +352,10 @@ class _Life:
         self.check()
 
     def _call(self, event: Input, argument: int) -> list[Command]:
-        request = self.request
-        failed = failure(_CAUSES[argument % len(_CAUSES)], "It failed.")
-        match event:
-            case Input.START | Input.REFUSE:
-                return request.start()
-            case Input.HANDSHAKE_COMPLETED:
-                return request.handshake_completed(_SECRETS)
-            case Input.HANDSHAKE_FAILED:
-                return request.handshake_failed(failed)
-            case Input.KEYS_INSTALLED:
-                return request.keys_installed((argument,) * (argument % 3))
-            case Input.INSTALL_FAILED:
-                return request.install_failed(failed)
-            case Input.LOCAL_FAILURE:
-                return request.local_failure(failed)
-            case Input.CANCEL:
-                return request.cancel()
-            case Input.SHUTDOWN:
-                return request.shutdown()
-            case Input.DONE_ANSWERED:
-                return request.done_answered(argument, "no")
-            case Input.DONE_UNANSWERED:
-                return request.done_unanswered("It was lost.")
-            case Input.DEADLINE:
-                self.now += argument / 16
-                return request.handle_deadline(self.now)
+        if event is Input.DEADLINE:
+            self.now += argument / 16
+            return self.request.handle_deadline(self.now)
+        return _CALLS[event](self.request, argument)
 
     def check(self) -> None:
         """One DONE, then one CloseSocket; nothing else behind either."""
@@ -405,8 +410,8 @@ def _lives() -> list[bytes]:
 
 
 TARGETS: Final = (
-    Target(run=netlink_datagram, seeds=lambda: _datagrams()[0], mutator=Mutator(mutators.DATAGRAM), max_length=2048),
+    Target(run=netlink_datagram, seeds=to_agent, mutator=Mutator(mutators.DATAGRAM), max_length=2048),
     Target(run=genl_session, seeds=_sessions, mutator=Mutator(mutators.steps(mutators.DATAGRAM)), weight=2),
-    Target(run=kernel_side, seeds=lambda: _datagrams()[1], mutator=Mutator(mutators.DATAGRAM), max_length=2048),
+    Target(run=kernel_side, seeds=to_kernel, mutator=Mutator(mutators.DATAGRAM), max_length=2048),
     Target(run=lifecycle, seeds=_lives, mutator=Mutator(mutators.HEADED_PAIRS), max_length=256),
 )
