@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from ktls_agent.sansio.status import Alert, Cause
+from ktls_agent.sansio.tls.diagnosis import MAX_REASON
 from ktls_agent.sansio.tls.engine import TlsEngine
 from ktls_agent.sansio.tls.parameters import HandshakeFailed, KeysRequested, TlsEvent
 
@@ -12,9 +13,6 @@ from .world import KEYS
 
 MAX_OUTPUT: Final = 8 * 1024
 """More than any flight of ours with these small certificates, twice."""
-
-MAX_REASON: Final = 1000
-"""Characters of a reason, which goes into one line of the log."""
 
 
 class Endpoint(Protocol):
@@ -65,7 +63,7 @@ def assert_sound(event: TlsEvent | None) -> None:
         assert failure.cause is not Cause.INTERNAL, failure.reason
         assert failure.alert is not Alert.INTERNAL_ERROR or failure.cause is Cause.PEER_ALERT, failure.reason
         assert failure.reason.isprintable(), ascii(failure.reason)
-        assert 0 < len(failure.reason) < MAX_REASON, len(failure.reason)
+        assert 0 < len(failure.reason) <= MAX_REASON, len(failure.reason)
 
 
 def run_out(engine: TlsEngine, pieces: Iterator[bytes]) -> tuple[TlsEvent | None, bytes]:

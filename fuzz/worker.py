@@ -1,6 +1,7 @@
 """python -m fuzz.worker TARGET [LIBFUZZER OPTIONS] [FOLDER ...]: one target under atheris, in this process."""
 
 import importlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -32,5 +33,7 @@ def _scramble(data: bytes, limit: int) -> bytes:
 
 if __name__ == "__main__":
     target = TARGETS[sys.argv[1]]
-    atheris.Setup([sys.argv[0], *sys.argv[2:]], target.run, **_hooks(target.mutator))
+    # libFuzzer runs its first argument again, in a shell, where it minimises.
+    again = shlex.join([sys.executable, "-m", "fuzz.worker", target.name])
+    atheris.Setup([again, *sys.argv[2:]], target.run, **_hooks(target.mutator))
     atheris.Fuzz()
