@@ -95,8 +95,14 @@ def _asks_for(group: int) -> Extension:
     return Type.KEY_SHARE, group.to_bytes(2)
 
 
+def _long(message_type: int) -> bytes:
+    """A message of 128 KiB, about the longest that is taken, and a second one."""
+    header = record(HANDSHAKE, bytes([message_type]) + b"\x02\0\0")
+    return (header + record(Extra.LONG, b"\x16\x0e\0") * 8) * 2
+
+
 def of_servers() -> list[bytes]:
-    """Servers: in order, with a retry, in one record, in padded pieces, with an alert."""
+    """Servers: in order, with a retry, in one record, in padded pieces, with an alert, too long."""
     certificate = messages.certificate(SERVER.chain)
     request = messages.certificate_request([messages.signature_algorithms(_ED25519, 0x0403, 0x0804)])
     spoken = messages.encrypted_extensions([messages.alpn(b"sunrpc")])
@@ -115,6 +121,7 @@ def of_servers() -> list[bytes]:
         + _CCS
         + b"".join(_padded(together[at : at + 300]) for at in range(0, len(together), 300)),
         _flight(plain, messages.encrypted_extensions()) + record(ALERT, b"\x02\x28"),
+        _flight(plain, messages.encrypted_extensions()) + _long(MessageType.CERTIFICATE),
     ]
 
 
@@ -157,7 +164,7 @@ def _bound(role: str, hello: bytes) -> bytes:
 
 
 def of_clients() -> list[bytes]:
-    """Clients: without and with a certificate, with a retry, in one record, with an alert."""
+    """Clients: without and with a certificate, with a retry, in one record, with an alert, too long."""
     schemes = messages.signature_algorithms(_ED25519, 0x0403, 0x0804)
     hello = _offer(_AES_128, extensions=[schemes, messages.alpn(b"sunrpc"), _shares(_X25519)])
     shareless = _offer(_AES_256, extensions=[schemes, _shares()])
@@ -171,6 +178,7 @@ def of_clients() -> list[bytes]:
         _flight(hello) + _CCS + record(HANDSHAKE, chain + _VERIFY + _finished(_AES_128)),
         _flight(two) + _padded(none + _finished(_AES_128)),
         _flight(hello, none) + record(ALERT, b"\x02\x2a"),
+        _long(MessageType.CLIENT_HELLO),
     ]
 
 

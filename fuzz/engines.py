@@ -3,8 +3,11 @@
 from functools import partial
 from typing import Final
 
+from ktls_agent.sansio.tls.engine import TlsEngine
+from ktls_agent.sansio.tls.parameters import HandshakeCompleted
+
 from . import engine_seeds
-from .invariants import assert_cuts_do_not_matter
+from .invariants import Answering, assert_cuts_do_not_matter
 from .mutators import TLS, Mutator
 from .peers import ClientPeer, Peer, ServerPeer
 from .target import Target
@@ -35,6 +38,8 @@ def psk_server(data: bytes) -> None:
 
 # Messages under the right keys
 
+_REST: Final = b"\x17\x03\x03\x00\x05more"
+
 
 def tls_client_keyed(data: bytes) -> None:
     """A server's messages under the right keys, at our client with a certificate."""
@@ -56,13 +61,20 @@ def psk_server_keyed(data: bytes) -> None:
     _play(ClientPeer, "psk_server", data)
 
 
-def _play(make: type[Peer], role: str, data: bytes) -> Peer:
+def _play(make: type[Peer], role: str, data: bytes) -> None:
     peer = make(engine(role))
     peer.play(data)
     peer.assert_agreement()
     event, _ = assert_cuts_do_not_matter(partial(engine, role), peer.sent)
     assert peer.event is None or peer.event == event
-    return peer
+    if isinstance(event, HandshakeCompleted):
+        _assert_rest_is_kept(engine(role), peer.sent)
+
+
+def _assert_rest_is_kept(made: TlsEngine, data: bytes) -> None:
+    """What comes behind the handshake is the kernel's, to the byte."""
+    Answering(made).receive_data(data + _REST)
+    assert made.trailing_data() == _REST
 
 
 _MUTATOR: Final = Mutator(TLS)

@@ -40,6 +40,7 @@ from ktls_agent.sansio.tls.primitives import (
     Transcript,
 )
 from ktls_agent.sansio.tls.psk import compute_binder
+from ktls_agent.sansio.tls.records import HEADER_LENGTH, MAX_CIPHERTEXT, MAX_HANDSHAKE_MESSAGE, MAX_PLAINTEXT
 
 from .invariants import Answering, assert_sound
 from .world import CLIENT, KEYS, SERVER
@@ -60,6 +61,16 @@ class Extra(enum.IntEnum):
     KEYS = 0xF2
     """Go over to other keys: the first byte, modulo 3, chooses none, handshake or application keys."""
 
+    LONG = 0xF3
+    """A record that is too long to be in an input: the content type, an exponent, and what is repeated to fill it."""
+
+
+_MAX_EXPONENT: Final = 15
+"""A record of 32 KiB: twice what is allowed."""
+
+MAX_BUFFERED: Final = MAX_HANDSHAKE_MESSAGE + MAX_PLAINTEXT + MAX_CIPHERTEXT + HEADER_LENGTH
+"""Bytes that an engine may hold of what a peer has said: an unfinished message, a record more, and a record."""
+
 
 def record(content_type: int, fragment: bytes, version: int = 0x0303) -> bytes:
     """One record of an input."""
@@ -79,6 +90,13 @@ def own_share(group: int) -> tuple[EphemeralKey, bytes]:
     """The peer's ephemeral key in a group, the same in every run, and its share."""
     made = GROUPS_BY_NUMBER[group].generate(lambda count: b"\x11" * count)
     return made, GROUPS_BY_NUMBER[group].public_value(made)
+
+
+def _long(fragment: bytes) -> tuple[int, int, bytes]:
+    content_type, exponent, *pattern = (*fragment[:2], HANDSHAKE, _MAX_EXPONENT)[:2] + tuple(fragment[2:])
+    size = 1 << exponent % (_MAX_EXPONENT + 1)
+    known = content_type if content_type != Extra.LONG else HANDSHAKE
+    return known, 0x0303, (bytes(pattern or [0]) * size)[:size]
 
 
 _UNREADABLE: Final = (AssertionError, KeyError, IndexError)
@@ -113,7 +131,12 @@ class Peer(Adversary):
             self.write_key = self.next_key
             self._send(content_type, version, fragment)
             self.deliver()
+            self._assert_bounded()
             self.react()
+
+    def _assert_bounded(self) -> None:
+        reader = self.tls._connection.reader
+        assert len(reader._input) + len(reader._handshake) <= MAX_BUFFERED
 
     def react(self) -> None:
         """Look at what the engine has answered."""
@@ -124,6 +147,8 @@ class Peer(Adversary):
                 self.raw(fragment)
             case Extra.KEYS:
                 self._change_keys(fragment)
+            case Extra.LONG:
+                self._send(*_long(fragment))
             case Extra.INNER if self.write_key is not None:
                 self.protected(self._inner(fragment), version=version)
             case _ if content_type == HANDSHAKE:

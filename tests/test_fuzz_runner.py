@@ -48,7 +48,7 @@ class Worker:
 
     def __call__(self, _: Target, *arguments: str | Path) -> tuple[int, str]:
         self.arguments = arguments
-        options = dict(str(argument).partition("=")[::2] for argument in arguments)
+        options = {name: value for name, _, value in (str(item).partition("=") for item in arguments)}
         if self.crash:
             (Path(options["-artifact_prefix"]) / "crash-0123").write_bytes(b"boom")
         if "-merge" in options:
