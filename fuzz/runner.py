@@ -128,7 +128,7 @@ def minimise(names: Sequence[str]) -> int:
             corpora.unpack(_known(target), known)
             working = corpora.WORKING / name
             working.mkdir(parents=True, exist_ok=True)
-            code, output = _worker(target, "-merge=1", merged, known, working)
+            code, output = _worker(target, "-merge=1", "-use_counters=0", merged, known, working)
             kept = corpora.contents(merged).values()
         if code or not kept:
             print(output[-4000:])

@@ -20,6 +20,7 @@ from ktls_agent.sansio.status import Alert, Cause, failure
 from ktls_agent.sansio.tls.connection import Connection
 from ktls_agent.sansio.tls.engine import TlsEngine
 from ktls_agent.sansio.tls.parameters import HandshakeCompleted, HandshakeFailed
+from ktls_agent.sansio.tls.records import RecordReader
 
 ROOT = Path(__file__).parent.parent
 SEEDS = {name: target.seeds() for name, target in TARGETS.items()}
@@ -149,6 +150,8 @@ def run_all(name: str, inputs: Sequence[bytes]) -> None:
         (["tls_client", "tls_server", "psk_client", "psk_server", *KEYED], TlsEngine, "_fail", broken_event),
         (["tls_client", "tls_server"], TlsEngine, "receive_data", raising),
         (list(KEYED), Connection, "take_secrets", swapped_secrets),
+        (list(KEYED), TlsEngine, "trailing_data", lambda _: b""),
+        (["tls_server_keyed"], RecordReader, "_take_message", lambda *_: None),
     ],
 )
 def test_a_defect_is_found(
