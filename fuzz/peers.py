@@ -12,7 +12,9 @@ honest handshake, and anything else is wrong by just that much.
 Content types that TLS does not have are instructions (`Extra`).
 """
 
+import abc
 import enum
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -103,7 +105,7 @@ _UNREADABLE: Final = (AssertionError, KeyError, IndexError)
 """What reading our own message raises after the fuzzer has been at it."""
 
 
-class Peer(Adversary):
+class Peer(Adversary, abc.ABC):
     """What both roles have in common."""
 
     identity: Identity
@@ -114,6 +116,7 @@ class Peer(Adversary):
         self.tls = engine
         # What a message does to the keys holds for the next record, not for the one that it is in.
         self.next_key: RecordKey | None = None
+        self.spoken = bytearray()
         self._message = bytearray()
         self._mask = b""
         self._collect()
@@ -183,6 +186,7 @@ class Peer(Adversary):
                 data = bytes(self._message)
                 self._message.clear()
                 self._mask = b""
+                self.spoken.append(data[0])
                 self.sent_message(data)
         return out
 
@@ -230,11 +234,16 @@ class Peer(Adversary):
 
     # The end
 
+    @abc.abstractmethod
+    def due(self, completed: HandshakeCompleted) -> bytes:
+        """The types of the messages that such a handshake takes of the peer, as a regular expression."""
+
     def assert_agreement(self) -> None:
-        """A handshake that completed has one outcome on both sides, and a peer that is who it says."""
+        """A handshake that completed left nothing out, has one outcome on both sides, and a peer that is who it says."""
         assert_sound(self._event)
         if not isinstance(self._event, HandshakeCompleted):
             return
+        assert re.fullmatch(self.due(self._event), self.spoken), self.spoken
         secrets = self.tls.extract_secrets()
         own, theirs = (self.application_secrets[side] for side in (self.own_side, 1 - self.own_side))
         assert secrets == KernelSecrets(
@@ -260,6 +269,9 @@ class ServerPeer(Peer):
     role = "server"
     identity = SERVER
     own_side = 1
+
+    def due(self, completed: HandshakeCompleted) -> bytes:
+        return rb"\x02{1,2}\x08\x0d?\x0b\x0f\x14" if completed.psk_identity is None else rb"\x02{1,2}\x08\x14"
 
     def sent_message(self, data: bytes) -> None:
         first = self.received[MessageType.CLIENT_HELLO]
@@ -326,6 +338,11 @@ class ClientPeer(Peer):
     role = "client"
     identity = CLIENT
 
+    def due(self, completed: HandshakeCompleted) -> bytes:
+        if completed.psk_identity is not None:
+            return rb"\x01{1,2}\x14"
+        return rb"\x01{1,2}\x0b\x14" if completed.peer is None else rb"\x01{1,2}\x0b\x0f\x14"
+
     def __init__(self, engine: TlsEngine) -> None:
         super().__init__(engine)
         self._hellos: list[bytes] = []
@@ -359,8 +376,8 @@ class ClientPeer(Peer):
 
     def react(self) -> None:
         hello = self.received.get(MessageType.SERVER_HELLO)
-        if hello is None or self._schedule is not None:
-            return
+        if hello is None or self._schedule is not None or len(self._hellos) <= self._retried:
+            return  # the hello may have gone out as raw bytes: that handshake leads nowhere
         parsed = messages.read_server_hello(hello)
         if _retry(hello):
             self._restart(hello, parsed.cipher_suite)

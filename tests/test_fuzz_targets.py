@@ -111,6 +111,17 @@ def test_a_finished_that_is_wrong_in_one_bit_is_refused(name: str) -> None:
     assert verdict.protection is not None
 
 
+@pytest.mark.parametrize("name", KEYED)
+def test_a_handshake_that_took_other_messages_is_found(name: str) -> None:
+    make, role = KEYED[name]
+    for kind in (8, 11, 13, 15, 20):
+        peer = make(world.engine(role))
+        peer.play(SEEDS[name][0])
+        peer.spoken.append(kind)
+        with pytest.raises(AssertionError):
+            peer.assert_agreement()
+
+
 # They can fail
 
 
