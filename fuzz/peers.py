@@ -95,10 +95,10 @@ def own_share(group: int) -> tuple[EphemeralKey, bytes]:
 
 
 def _long(fragment: bytes) -> tuple[int, int, bytes]:
-    content_type, exponent, *pattern = (*fragment[:2], HANDSHAKE, _MAX_EXPONENT)[:2] + tuple(fragment[2:])
-    size = 1 << exponent % (_MAX_EXPONENT + 1)
-    known = content_type if content_type != Extra.LONG else HANDSHAKE
-    return known, 0x0303, (bytes(pattern or [0]) * size)[:size]
+    content_type, exponent = fragment[:2].ljust(2, b"\0")
+    pattern, size = fragment[2:] or b"\0", 1 << exponent % (_MAX_EXPONENT + 1)
+    known = HANDSHAKE if content_type == Extra.LONG else content_type
+    return known, 0x0303, (pattern * (size // len(pattern) + 1))[:size]
 
 
 _UNREADABLE: Final = (AssertionError, KeyError, IndexError)
@@ -306,11 +306,10 @@ class ServerPeer(Peer):
         client = messages.read_client_hello(self.received[MessageType.CLIENT_HELLO])
         group = int.from_bytes(share[:2])
         theirs = messages.read_client_shares(client).get(group)
-        return (
-            None
-            if theirs is None
-            else GROUPS_BY_NUMBER[group].exchange_untrusted(own_share(group)[0], theirs)
-        )
+        if theirs is None:
+            return None
+        private, _ = own_share(group)
+        return GROUPS_BY_NUMBER[group].exchange_untrusted(private, theirs)
 
     def _chosen(self, extensions: dict[int, bytes]) -> PreSharedKey | None:
         offered = offered_names(self.received[MessageType.CLIENT_HELLO])
