@@ -31,8 +31,15 @@ from tests.peers.adversary import (
 from tests.peers.messages import MessageType, Reader, Type
 
 from ktls_agent.sansio.ktls import KernelSecrets
+from ktls_agent.sansio.status import Cause, Failure
 from ktls_agent.sansio.tls.engine import TlsEngine
-from ktls_agent.sansio.tls.parameters import HandshakeCompleted, Identity, PreSharedKey, TlsEvent
+from ktls_agent.sansio.tls.parameters import (
+    HandshakeCompleted,
+    HandshakeFailed,
+    Identity,
+    PreSharedKey,
+    TlsEvent,
+)
 from ktls_agent.sansio.tls.primitives import (
     GROUPS_BY_NUMBER,
     HASHES,
@@ -106,7 +113,13 @@ _UNREADABLE: Final = (AssertionError, KeyError, IndexError)
 
 
 class Peer(Adversary, abc.ABC):
-    """What both roles have in common."""
+    """What both roles have in common.
+
+    Attributes:
+        event: How the handshake ended; None while it goes on.
+        spoken: The types of the messages that went out.
+        in_step: Whether the peer knows all that the keys are made of: it sent its own share, and waited for answers.
+    """
 
     identity: Identity
     own_side = 0
@@ -117,13 +130,14 @@ class Peer(Adversary, abc.ABC):
         # What a message does to the keys holds for the next record, not for the one that it is in.
         self.next_key: RecordKey | None = None
         self.spoken = bytearray()
+        self.in_step = True
+        self._waits = False
         self._message = bytearray()
         self._mask = b""
         self._collect()
 
     @property
     def event(self) -> TlsEvent | None:
-        """How the handshake ended; None while it goes on."""
         return self._event
 
     def play(self, data: bytes) -> None:
@@ -136,6 +150,7 @@ class Peer(Adversary, abc.ABC):
             self.deliver()
             self._assert_bounded()
             self.react()
+            self._waits = False
 
     def _assert_bounded(self) -> None:
         reader = self.tls._connection.reader
@@ -187,6 +202,8 @@ class Peer(Adversary, abc.ABC):
                 self._message.clear()
                 self._mask = b""
                 self.spoken.append(data[0])
+                # Whoever goes on without the answer does not know what the transcript is.
+                self.in_step &= not self._waits
                 self.sent_message(data)
         return out
 
@@ -241,6 +258,8 @@ class Peer(Adversary, abc.ABC):
     def assert_agreement(self) -> None:
         """A handshake that completed left nothing out, has one outcome on both sides, and a peer that is who it says."""
         assert_sound(self._event)
+        if isinstance(self._event, HandshakeFailed):
+            self._assert_told(self._event.failure)
         if not isinstance(self._event, HandshakeCompleted):
             return
         assert re.fullmatch(self.due(self._event), self.spoken), self.spoken
@@ -257,6 +276,13 @@ class Peer(Adversary, abc.ABC):
             assert self._event.peer.chain[0] == self.identity.chain[0], (
                 "the peer has no other key to sign with"
             )
+
+    def _assert_told(self, failure: Failure) -> None:
+        """The alert of a failure came under keys that the peer has."""
+        if failure.alert is None or failure.cause is Cause.PEER_ALERT or not self.in_step:
+            return
+        verdict = self.verdict()
+        assert (verdict.alert, verdict.level) == (failure.alert, 2), failure.reason
 
 
 def _retry(hello: bytes) -> bool:
@@ -293,6 +319,7 @@ class ServerPeer(Peer):
             self.transcript = Transcript()
             self.transcript.update(message_hash(first, suite.hash_name))
             self.transcript.update(data)
+            self._waits = True
             return
         self.transcript.update(data)
         extensions = dict(hello.extensions)
@@ -308,7 +335,8 @@ class ServerPeer(Peer):
         theirs = messages.read_client_shares(client).get(group)
         if theirs is None:
             return None
-        private, _ = own_share(group)
+        private, public = own_share(group)
+        self.in_step &= share[4:] == public
         return GROUPS_BY_NUMBER[group].exchange_untrusted(private, theirs)
 
     def _chosen(self, extensions: dict[int, bytes]) -> PreSharedKey | None:
@@ -370,6 +398,7 @@ class ClientPeer(Peer):
         super().sent_message(data)
         if data[0] == MessageType.CLIENT_HELLO:
             self._hellos.append(data)
+            self._waits = True
         elif data[0] == MessageType.FINISHED and self.application_secrets[0]:
             self.next_key = self.schedule.record_key(self.application_secrets[0])
 
@@ -395,13 +424,15 @@ class ClientPeer(Peer):
         self.transcript.update(message_hash(self._hellos[0], SUITES_BY_NUMBER[suite].hash_name))
         self.transcript.update(hello)
 
-    @staticmethod
-    def _shared(extensions: dict[int, bytes]) -> bytes | None:
+    def _shared(self, extensions: dict[int, bytes]) -> bytes | None:
         if Type.KEY_SHARE not in extensions:
             return None
         share = Reader(extensions[Type.KEY_SHARE])
         group = share.number(2)
-        return GROUPS_BY_NUMBER[group].exchange_untrusted(own_share(group)[0], share.vector(2))
+        private, public = own_share(group)
+        hello = messages.read_client_hello(self._answered_hello())
+        self.in_step &= messages.read_client_shares(hello)[group] == public
+        return GROUPS_BY_NUMBER[group].exchange_untrusted(private, share.vector(2))
 
     def _chosen(self, extensions: dict[int, bytes]) -> PreSharedKey | None:
         if Type.PRE_SHARED_KEY not in extensions:

@@ -162,6 +162,7 @@ def run_all(name: str, inputs: Sequence[bytes]) -> None:
         (["tls_client", "tls_server"], TlsEngine, "receive_data", raising),
         (list(KEYED), Connection, "take_secrets", swapped_secrets),
         (list(KEYED), TlsEngine, "trailing_data", lambda _: b""),
+        (list(KEYED), Connection, "send_alert", lambda *_: None),
         (["tls_server_keyed"], RecordReader, "_take_message", lambda *_: None),
     ],
 )
@@ -171,7 +172,7 @@ def test_a_defect_is_found(
     monkeypatch.setattr(owner, attribute, defect)
     for name in names:
         with pytest.raises((AssertionError, ValueError)):
-            run_all(name, [data for seed in SEEDS[name] for data in (seed, seed[:-1])])
+            run_all(name, [data for seed in SEEDS[name] for data in (seed, seed[:-1], seed[:-1] + b"\1")])
 
 
 # What is on disk
