@@ -44,11 +44,13 @@ from ktls_agent.sansio.netlink.spec import (
 from ktls_agent.sansio.nvme import PskUnusable, choose_hash_untrusted
 from ktls_agent.sansio.request import UnanswerableReply, parse_request_untrusted
 from ktls_agent.sansio.status import Cause
+from ktls_agent.sansio.tls.certificates import alternative_names
 from ktls_agent.sansio.tls.diagnosis import MAX_REASON
 from ktls_agent.sansio.tls.parameters import PSK_HASHES, CertificateRejected, PeerVerifier
 from ktls_agent.sansio.tls.primitives import SUITES_BY_NAME, TAG_LENGTH, RecordKey
 from ktls_agent.sansio.tls.records import MAX_PLAINTEXT
 from ktls_agent.sansio.tls.tickets import ticket_waits_untrusted
+from ktls_agent.sansio.tls.verify import ServerCertificateVerifier
 
 from . import mutators, world
 from .mutators import Mutator
@@ -232,6 +234,10 @@ def _judge(verifier: PeerVerifier, chain: list[bytes]) -> None:
         assert 0 < len(rejected.failure.reason) <= MAX_REASON
         return
     assert peer.chain == tuple(chain)
+    assert peer.not_after >= pki.NOW
+    if isinstance(verifier, ServerCertificateVerifier):
+        names = {str(name.value).lower() for name in alternative_names(leaf)}
+        assert names & {world.SERVER_NAME, "*.test"}
     assert leaf.public_bytes(serialization.Encoding.DER) == chain[0]
 
 
@@ -274,5 +280,12 @@ TARGETS: Final = (
     Target(run=crypto_info, seeds=_crypto_infos, max_length=128),
     Target(run=nvme_identity, seeds=_nvme_identities, max_length=512),
     Target(run=session_ticket, seeds=_tickets, max_length=512),
-    Target(run=certificates, seeds=_certificates, mutator=Mutator(mutators.DER), weight=3, max_length=2048),
+    Target(
+        run=certificates,
+        seeds=_certificates,
+        mutator=Mutator(mutators.DER),
+        weight=3,
+        max_length=2048,
+        edges_only=True,
+    ),
 )

@@ -1,5 +1,6 @@
 """Targets of the TLS engine: a peer's bytes as they come, and a peer's messages under the right keys (`peers`)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
@@ -79,17 +80,20 @@ def _assert_rest_is_kept(made: TlsEngine, data: bytes) -> None:
 
 _MUTATOR: Final = Mutator(TLS)
 
+
+def _target(run: Callable[[bytes], None], seeds: Callable[[], list[bytes]], weight: int) -> Target:
+    return Target(
+        run=run, seeds=seeds, mutator=_MUTATOR, weight=weight, max_length=8192, edges_only=True, keep=120
+    )
+
+
 TARGETS: Final = (
-    Target(run=tls_client, seeds=engine_seeds.from_servers, mutator=_MUTATOR, weight=2, max_length=8192),
-    Target(run=tls_server, seeds=engine_seeds.from_clients, mutator=_MUTATOR, weight=2, max_length=8192),
-    Target(run=psk_client, seeds=engine_seeds.from_psk_servers, mutator=_MUTATOR, weight=2, max_length=8192),
-    Target(run=psk_server, seeds=engine_seeds.from_psk_clients, mutator=_MUTATOR, weight=2, max_length=8192),
-    Target(run=tls_client_keyed, seeds=engine_seeds.of_servers, mutator=_MUTATOR, weight=4, max_length=8192),
-    Target(run=tls_server_keyed, seeds=engine_seeds.of_clients, mutator=_MUTATOR, weight=4, max_length=8192),
-    Target(
-        run=psk_client_keyed, seeds=engine_seeds.of_psk_servers, mutator=_MUTATOR, weight=3, max_length=8192
-    ),
-    Target(
-        run=psk_server_keyed, seeds=engine_seeds.of_psk_clients, mutator=_MUTATOR, weight=3, max_length=8192
-    ),
+    _target(tls_client, engine_seeds.from_servers, 2),
+    _target(tls_server, engine_seeds.from_clients, 2),
+    _target(psk_client, engine_seeds.from_psk_servers, 2),
+    _target(psk_server, engine_seeds.from_psk_clients, 2),
+    _target(tls_client_keyed, engine_seeds.of_servers, 4),
+    _target(tls_server_keyed, engine_seeds.of_clients, 4),
+    _target(psk_client_keyed, engine_seeds.of_psk_servers, 3),
+    _target(psk_server_keyed, engine_seeds.of_psk_clients, 3),
 )

@@ -128,20 +128,26 @@ def minimise(names: Sequence[str]) -> int:
             corpora.unpack(_known(target), known)
             working = corpora.WORKING / name
             working.mkdir(parents=True, exist_ok=True)
-            code, output = _worker(target, "-merge=1", "-use_counters=0", merged, known, working)
+            code, output = _worker(
+                target, "-merge=1", f"-use_counters={int(not target.edges_only)}", merged, known, working
+            )
             kept = corpora.contents(merged).values()
         if code or not kept:
             print(output[-4000:])
             status = 1
             continue
-        chosen = _smallest(kept, target.keep)
+        chosen = _spread(kept, target.keep)
         corpora.commit(name, chosen)
         print(f"{name}: {len(before)} inputs before, {len(chosen)} now, {sum(map(len, chosen))} bytes")
     return status
 
 
-def _smallest(inputs: Iterable[bytes], count: int) -> list[bytes]:
-    return sorted(inputs, key=lambda data: (len(data), data))[:count]
+def _spread(inputs: Iterable[bytes], count: int) -> list[bytes]:
+    """So many inputs at most, short and long ones: the long ones go deeper."""
+    ordered = sorted(inputs, key=lambda data: (len(data), data))
+    if len(ordered) <= count:
+        return ordered
+    return [ordered[number * len(ordered) // count] for number in range(count)]
 
 
 # The table

@@ -411,7 +411,13 @@ def _lives() -> list[bytes]:
 
 TARGETS: Final = (
     Target(run=netlink_datagram, seeds=to_agent, mutator=Mutator(mutators.DATAGRAM), max_length=2048),
-    Target(run=genl_session, seeds=_sessions, mutator=Mutator(mutators.steps(mutators.DATAGRAM)), weight=2),
+    Target(
+        run=genl_session,
+        seeds=_sessions,
+        mutator=Mutator(mutators.steps(mutators.DATAGRAM)),
+        weight=2,
+        edges_only=True,
+    ),
     Target(run=kernel_side, seeds=to_kernel, mutator=Mutator(mutators.DATAGRAM), max_length=2048),
     Target(run=lifecycle, seeds=_lives, mutator=Mutator(mutators.HEADED_PAIRS), max_length=256),
 )

@@ -16,7 +16,9 @@ class Target:
         mutator: Changes an input so that it stays well-formed most of the time; None leaves it to libFuzzer.
         weight: How much of the time it gets, beside the others.
         max_length: The longest input, in bytes.
-        keep: How many inputs of the minimised corpus are committed, at most, the shortest first: `make test` runs all.
+        edges_only: Whether the corpus is minimised by the edges that inputs reach, and not also by how often: for
+            inputs that take milliseconds.
+        keep: How many inputs of the minimised corpus are committed, at most: `make test` runs all.
     """
 
     run: Callable[[bytes], None]
@@ -24,6 +26,7 @@ class Target:
     mutator: Mutator | None = None
     weight: int = 1
     max_length: int = 4096
+    edges_only: bool = False
     keep: int = 200
 
     @property

@@ -52,8 +52,9 @@ class Worker:
         if self.crash:
             (Path(options["-artifact_prefix"]) / "crash-0123").write_bytes(b"boom")
         if "-merge" in options:
+            merged = next(item for item in arguments if isinstance(item, Path))
             for name, data in (("one", b"longer"), ("two", b"short")):
-                (Path(arguments[1]) / name).write_bytes(data)
+                (merged / name).write_bytes(data)
         else:
             corpora.unpack([b"new"], Path(arguments[-1]))
         return self.code, STATISTICS
@@ -149,6 +150,12 @@ def test_minimising_rewrites_the_corpus_with_what_the_merge_keeps(
     assert runner.minimise([NAME]) == 0
     assert corpora.committed(NAME) == [b"short", b"longer"]
     assert f"{NAME}: 1 inputs before, 2 now, 11 bytes" in capsys.readouterr().out
+
+
+def test_of_too_many_inputs_short_and_long_ones_are_kept() -> None:
+    inputs = [bytes(length) for length in range(100)]
+    assert [len(data) for data in runner._spread(inputs, 4)] == [0, 25, 50, 75]
+    assert runner._spread(inputs[::-1], 100) == inputs
 
 
 def test_a_merge_that_failed_leaves_the_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
