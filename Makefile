@@ -58,7 +58,7 @@ $(VENV)/.fuzz: $(STAMP) requirements-fuzz.lock
 
 fuzz: $(VENV)/.fuzz  ## run every fuzz target for TIME seconds in all (TIME=60)
 	@echo "== fuzzing for $(TIME) s (Python 3.11 to 3.13: atheris has no wheel for later ones yet)"
-	@$(BIN)/python -m fuzz $(TIME) $(TARGET)
+	@$(BIN)/python -m fuzz run $(TIME) $(TARGET)
 
 LOCK := uv pip compile --quiet --universal --upgrade --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 

@@ -1,1 +1,1 @@
-"""Fuzz targets: functions of bytes in `targets`, driven by atheris (`make fuzz`) and by Hypothesis (`make test`)."""
+"""Fuzz targets: functions of bytes, driven by atheris (`make fuzz`) and by pytest (`make test`): docs/fuzzing.md."""

@@ -1,42 +1,52 @@
-"""python -m fuzz SECONDS [TARGET ...]: run the targets under atheris, one process each, one after the other."""
+"""python -m fuzz run SECONDS [TARGET ...] | replay TARGET FILE ... | minimise [TARGET ...] | list."""
 
-import subprocess
+import argparse
 import sys
-import tempfile
 from pathlib import Path
 
-from .seeds import seeds
+from . import runner
 from .targets import TARGETS
 
-_CORPUS = Path(__file__).parent / "corpus"
 
-
-def _run(name: str, seconds: int) -> int:
-    corpus = _CORPUS / name
-    corpus.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        for number, seed in enumerate(seeds()[name]):
-            (Path(folder) / str(number)).write_bytes(seed)
-        options = (f"-max_total_time={seconds}", "-max_len=8192", "-timeout=10", "-rss_limit_mb=1024")
-        command = (
-            sys.executable,
-            "-m",
-            "fuzz.worker",
-            name,
-            *options,
-            "-print_final_stats=1",
-            corpus,
-            folder,
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fuzz", description="Fuzz targets; docs/fuzzing.md tells more."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run targets under atheris, one after the other")
+    run.add_argument("seconds", type=int, help="for all of them together")
+    replay = commands.add_parser("replay", help="run inputs once, without atheris")
+    replay.add_argument("target", choices=TARGETS)
+    replay.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    minimise = commands.add_parser(
+        "minimise", help="rewrite the committed corpora from all inputs that there are"
+    )
+    for command in (run, minimise):
+        command.add_argument(
+            "targets", nargs="*", metavar="TARGET", help="all of them, unless some are named"
         )
-        return subprocess.run(command, check=False).returncode
+    commands.add_parser("list", help="list the targets")
+    return parser
 
 
 def main() -> int:
-    """Run what the command line names; the exit status is 1 if an invariant broke."""
-    seconds, names = int(sys.argv[1]), sys.argv[2:] or list(TARGETS)
-    broken = [name for name in names if _run(name, max(1, seconds // len(names))) != 0]
-    print(f"{len(names) - len(broken)} targets held, {len(broken)} broke {' '.join(broken)}")
-    return bool(broken)
+    """Do what the command line says; the exit status is 1 if an invariant broke."""
+    parser = _arguments()
+    arguments = parser.parse_args()
+    names = getattr(arguments, "targets", None) or list(TARGETS)
+    if unknown := [name for name in names if name not in TARGETS]:
+        parser.error(f"no such target: {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    match arguments.command:
+        case "run":
+            return runner.fuzz(names, arguments.seconds)
+        case "replay":
+            return runner.replay(arguments.target, arguments.files)
+        case "minimise":
+            return runner.minimise(names)
+        case _:
+            for name, target in TARGETS.items():
+                print(f"{name:<20}{target.run.__doc__}")
+            return 0
 
 
 if __name__ == "__main__":

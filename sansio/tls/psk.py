@@ -50,10 +50,12 @@ def _binders_length(offer: Any) -> int:
 
 
 def shown_identity(identity: bytes) -> str:
-    """An identity as text for people: printable, and of bounded length."""
+    """An identity as text for people: printable, and of bounded length, however much of it has to be escaped."""
     text = identity[:_SHOWN_LENGTH].decode("ascii", "backslashreplace")
     shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-    return shown if len(identity) <= _SHOWN_LENGTH else f"{shown}… ({len(identity)} bytes)"
+    if len(identity) <= _SHOWN_LENGTH and len(shown) <= _SHOWN_LENGTH:
+        return shown
+    return f"{shown[:_SHOWN_LENGTH]}… ({len(identity)} bytes)"
 
 
 def suites_for(names: Sequence[str], keys: Collection[PreSharedKey]) -> tuple[str, ...]:
