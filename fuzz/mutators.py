@@ -270,6 +270,9 @@ def _record(data: bytes) -> tuple[Node, bytes]:
     return vector(2, many(_message) if data[:1] == b"\x16" else None, head=3)(data)
 
 
+MESSAGES: Final = lenient(_message)
+"""Handshake messages without records."""
+
 TLS: Final = lenient(_record)
 """Records: plaintext handshake messages are cut down to extensions and certificates."""
 

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from . import decoders, engines, sessions
+from . import captures, decoders, engines, sessions
 from .target import Target
 
 TARGETS: Final[Mapping[str, Target]] = MappingProxyType(
-    {target.name: target for module in (sessions, decoders, engines) for target in module.TARGETS}
+    {target.name: target for module in (sessions, decoders, engines, captures) for target in module.TARGETS}
 )

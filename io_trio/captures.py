@@ -33,6 +33,7 @@ from scapy.utils import PcapReader
 
 from ktls_agent.sansio.capture.foreign_records import Flow, FlowEnd, NetlinkDatagram, TcpStream
 from ktls_agent.sansio.capture.framing import CaptureError, inspect_capture_untrusted
+from ktls_agent.sansio.tls.certificates import printable
 
 MAX_FILE_BYTES: Final = 64 << 20
 """scapy takes some ten seconds for so much in full segments; a longer capture is to be filtered first."""
@@ -115,11 +116,14 @@ def parse_capture_untrusted(data: bytes) -> Capture:
     """
     framing = inspect_capture_untrusted(data)
     collector = _Collector()
+    notes = [] if framing.cut is None else [framing.cut]
     with _silent_scapy():
-        for packet in _packets(data):
-            collector.take(packet)
-    cut = (framing.cut,) if framing.cut is not None else ()
-    return replace(collector.result(cut), keylog=framing.keylog)
+        try:
+            for packet in _packets(data):
+                collector.take(packet)
+        except _UnreadableError as error:
+            notes.append(f"What follows could not be read: {error}.")
+    return replace(collector.result(tuple(notes)), keylog=framing.keylog)
 
 
 @contextlib.contextmanager
@@ -134,6 +138,10 @@ def _silent_scapy() -> Iterator[None]:
         logger.setLevel(before)
 
 
+class _UnreadableError(Exception):
+    """The file goes on with something that scapy can't read."""
+
+
 def _packets(data: bytes) -> Iterator[Packet]:
     try:
         reader = PcapReader(io.BytesIO(data))  # type: ignore[arg-type]  # its type knows files alone
@@ -144,6 +152,8 @@ def _packets(data: bytes) -> Iterator[Packet]:
             packet = reader.read_packet(stop_dissection_after=TCP)
         except EOFError:
             return
+        except Exception as error:  # scapy's reader raises about anything on a block that is malformed
+            raise _UnreadableError(printable(str(error)) or type(error).__name__) from error
         yield packet
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,6 +24,10 @@ from ktls_agent.sansio.capture.framing import CaptureError
 from tests.capture.openssl import Turn
 from tests.capture.streams import BEGAN, ETHERNET, LINKS, capture_of, tcp_packets
 
+FUZZED = (
+    Path(__file__).parents[2]
+    / "fuzz/regressions/capture_file/a-section-header-in-mid-file-that-scapy-refuses"
+)
 TURNS: list[Turn] = [(True, b"hello" * 500), (False, b"answer" * 700), (True, b"bye")]
 CLIENT, SERVER = b"hello" * 500 + b"bye", b"answer" * 700
 
@@ -296,6 +301,20 @@ def test_a_capture_that_was_cut_off_gives_what_there_is(pcapng: bool) -> None:
     assert only(capture).to_server.data == CLIENT
     assert len(capture.notes) == 1
     assert "cut off" in capture.notes[0]
+
+
+def test_a_block_that_can_not_be_read_ends_what_there_is() -> None:
+    # Found by fuzzing: a section header in mid-file whose options are too short for scapy.
+    block = struct.pack("<IIIHHq", 0x0A0D0D0A, 32, 0x1A2B3C4D, 1, 0, -1) + bytes(4) + struct.pack("<I", 32)
+    good = capture_of(whole(), pcapng=True, link=ETHERNET)
+    capture = parse_capture_untrusted(good + block)
+    assert only(capture).to_server.data == CLIENT
+    assert capture.packets == parse_capture_untrusted(good).packets
+    assert len(capture.notes) <= 1
+    found = FUZZED.read_bytes()
+    assert any(
+        note.startswith("What follows could not be read: ") for note in parse_capture_untrusted(found).notes
+    )
 
 
 def test_packets_that_scapy_fails_on_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
