@@ -147,9 +147,7 @@ def _our_certificates(key_type: pki.KeyType, *, mutual: bool, one_share: bool) -
 
     def client() -> End:
         # The verifiers are a handshake's own: they hold its time.
-        parameters = ClientParameters(
-            verifier=server_verifier(), server_name=SERVER_NAME, identity=presented
-        )
+        parameters = ClientParameters(verifier=server_verifier(), server_name=SERVER_NAME, identity=presented)
         return OurEnd(replace(parameters, key_shares=("x25519",)) if one_share else parameters)
 
     def server() -> End:
