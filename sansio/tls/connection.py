@@ -23,7 +23,7 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 from tlslite import tlsconnection, tlsrecordlayer
-from tlslite.constants import CertificateType, CipherSuite
+from tlslite.constants import CertificateType, CipherSuite, HashAlgorithm, SignatureScheme
 from tlslite.constants import ContentType as TlsliteContentType
 from tlslite.errors import TLSDecryptionFailed, TLSIllegalParameterException
 from tlslite.extensions import TLSExtension
@@ -84,6 +84,7 @@ from .primitives import (
     derive_secret,
     hkdf_expand_label,
     hmac_digest,
+    signed_content,
 )
 from .psk import KeyChoice, OfferedKeys, suites_for
 from .records import ContentType, HandshakeType, RecordReader, RecordWriter
@@ -137,6 +138,34 @@ class _NoSuites(CipherSuite):
         return []
 
 
+class _SignatureScheme(SignatureScheme):
+    """Names looked up once; tlslite-ng searches its classes for each.  Schemes are checked before that."""
+
+    toRepr = staticmethod(lru_cache(maxsize=64)(SignatureScheme.toRepr))
+
+
+class _HashAlgorithm(HashAlgorithm):
+    toRepr = staticmethod(lru_cache(maxsize=16)(HashAlgorithm.toRepr))
+
+
+class _SignedContent:
+    """For tlslite-ng's KeyExchange, of which TLS 1.3 needs one function."""
+
+    @staticmethod
+    def calcVerifyBytes(
+        _version: object,
+        transcript: Transcript,
+        scheme: tuple[int, int],
+        _premaster: object,
+        _client_random: object,
+        _server_random: object,
+        hash_name: str,
+        role: bytes,
+    ) -> bytes:
+        used = SCHEMES_BY_NUMBER[scheme_number(scheme)]
+        return signed_content(transcript, hash_name, role=role.decode(), scheme=used)
+
+
 class _NoSession:
     """For tlslite-ng's record of a handshake, which nobody reads here."""
 
@@ -157,6 +186,9 @@ _GLOBALS: Final = {
     **vars(tlsconnection),
     "CipherSuite": _NoSuites,
     "HandshakeHelpers": _NoBinders,
+    "HashAlgorithm": _HashAlgorithm,
+    "KeyExchange": _SignedContent,
+    "SignatureScheme": _SignatureScheme,
     "HKDF_expand_label": hkdf_expand_label,
     "HandshakeHashes": Transcript,
     "Session": _NoSession,

@@ -232,6 +232,24 @@ def derive_secret(secret: bytes, label: bytes, transcript: Transcript | None, ha
     return hkdf_expand_label(secret, label, digest, len(digest), hash_name)
 
 
+_SIGNATURE_CONTEXTS: Final = {
+    role: b" " * 64 + f"TLS 1.3, {role} CertificateVerify".encode() + b"\0" for role in ("client", "server")
+}
+
+
+def signed_content(transcript: Transcript, hash_name: str, *, role: str, scheme: "SignatureScheme") -> bytes:
+    """What a CertificateVerify signs (RFC 8446, 4.4.3), in the form that `sign` takes.
+
+    Args:
+        transcript: The messages up to the Certificate.
+        hash_name: The hash of the cipher suite.
+        role: "client" or "server": whose signature it is.
+        scheme: The signature's.
+    """
+    content = _SIGNATURE_CONTEXTS[role] + transcript.digest(hash_name)
+    return content if scheme.hash_name is None else hashlib.new(scheme.hash_name, content).digest()
+
+
 # Key exchange
 
 _MAX_CANDIDATES: Final = 64
