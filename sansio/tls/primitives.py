@@ -210,7 +210,7 @@ def _info(label: bytes, context_length: int, length: int) -> bytes:
 
 def _first_block(keyed: hmac.HMAC, label: bytes, context: bytes, length: int) -> bytes:
     """HKDF-Expand-Label of no more than one hash: a single HMAC (RFC 5869, 2.3), under the secret as its key."""
-    keyed.update(_info(label, len(context), length) + context + b"\x01")
+    keyed.update(b"%b%b\x01" % (_info(label, len(context), length), context))
     return keyed.finalize()[:length]
 
 
@@ -220,10 +220,10 @@ def hkdf_expand_label(secret: bytes, label: bytes, context: bytes, length: int, 
     Raises:
         ValueError: `length` is more than that.
     """
-    algorithm = HASHES[hash_name]
-    if length > algorithm.digest_size:
+    block = _first_block(hmac.HMAC(secret, HASHES[hash_name]), label, context, length)
+    if len(block) < length:
         raise ValueError(f"{length} bytes are more than one {hash_name}")
-    return _first_block(hmac.HMAC(secret, algorithm), label, context, length)
+    return block
 
 
 def derive_secret(secret: bytes, label: bytes, transcript: Transcript | None, hash_name: str) -> bytes:
