@@ -269,7 +269,7 @@ def _settings(suites: tuple[str, ...], groups: tuple[str, ...], key_shares: tupl
 def _psk_settings(settings: _Settings, keys: Iterable[PreSharedKey], *, allow_psk_ke: bool) -> _Settings:
     """Settings of one handshake's own, with its keys."""
     own = _Settings.__new__(_Settings)
-    vars(own).update(vars(settings))
+    own.__dict__.update(vars(settings))
     own.pskConfigs = [_psk_config(key) for key in keys]
     own.psk_modes = ["psk_dhe_ke", "psk_ke"] if allow_psk_ke else ["psk_dhe_ke"]
     return own

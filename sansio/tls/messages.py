@@ -79,7 +79,7 @@ ORDERED_SIGNATURE_SCHEMES: Final = [
 ]
 
 
-# In: extensions
+# Extensions that come in
 
 MAX_SHARED_EXTENSION: Final = 512
 """Bytes of an extension that is worth keeping: a long list of groups or schemes has about 60."""
@@ -105,7 +105,7 @@ _SHARED: Final = frozenset(
 
 
 @lru_cache(maxsize=MAX_SHARED_EXTENSIONS)
-def _parse_shared(content: bytes, server: bool, cert: bool, hrr: bool) -> Any:  # noqa: FBT001 - tlslite-ng's flags
+def _parse_shared(content: bytes, server: bool, cert: bool, hrr: bool) -> Any:
     return TLSExtension(server=server, cert=cert, hrr=hrr).parse(Parser(bytearray(content)))
 
 
@@ -113,7 +113,7 @@ class _Extension:
     """Stands where tlslite-ng's messages have TLSExtension for parsing."""
 
     def __init__(
-        self, *, server: bool = False, encExt: bool = False, cert: bool = False, hrr: bool = False
+        self, *, server: bool = False, cert: bool = False, hrr: bool = False, **_no_parsers: bool
     ) -> None:
         self._flags = server, cert, hrr
 
@@ -130,6 +130,8 @@ class _Extension:
 
 class _Parser(Parser):
     """tlslite-ng's, with its most used methods done at once."""
+
+    index: int
 
     def get(self, length: int) -> int:
         end = self.index + length
@@ -149,7 +151,7 @@ class _Parser(Parser):
 _READING: Final = {**vars(messages), "TLSExtension": _Extension, "Parser": _Parser}
 
 
-# In: messages
+# Messages that come in
 
 
 class _Extensions:
@@ -261,7 +263,7 @@ def parse_untrusted(message: HandshakeMessage, length: object) -> Any:
         raise violation(Alert.DECODE_ERROR, f"malformed {name}: {error}") from error
 
 
-# Out: ClientHello
+# The ClientHello that goes out
 
 
 @lru_cache(maxsize=64)
