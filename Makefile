@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TIME ?= 60
 
-.PHONY: help demo test test-kernel lint types fuzz lock clean
+.PHONY: help demo bench test test-kernel lint types fuzz lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ test: $(STAMP)  ## unit, property and live-peer tests, with branch coverage
 	@echo "== tests, with the branch coverage of sansio, io_trio and cli"
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+bench: $(STAMP)  ## the engine's speed beside Python's ssl (ARGS="--quick", "--instructions", "--gnutls")
+	@$(BIN)/python -W ignore -m tests.bench $(ARGS)
 
 test-kernel: $(STAMP)  ## NFS and NVMe/TCP over TLS on real kernels (needs root; set up once, then cached)
 	@echo "== tests on real kernels (the first run builds the guests, about three minutes)"

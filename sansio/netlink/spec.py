@@ -45,6 +45,10 @@ class AttributeSet(enum.Enum):
     kind: Kind
     repeated: bool
 
+    __hash__ = (
+        object.__hash__
+    )  # each is there once; enum's own is Python, and decoding looks members up all the time
+
     def __init__(self, number: int, kind: Kind, repeated: bool = False) -> None:  # noqa: FBT001, FBT002
         self.number = number
         self.kind = kind

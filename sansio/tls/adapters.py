@@ -5,7 +5,7 @@ Nothing here imports tlslite-ng; the names of methods and attributes are those t
 
 from typing import Final
 
-from ..steps import SecretLogged, Signed, Trace
+from ..steps import SecretLogged, Signed, Trace, no_trace
 from .parameters import Identity, PublicKey, key_kind
 from .primitives import (
     SUITES_BY_NUMBER,
@@ -139,6 +139,8 @@ class RecordProtection:
             self.changeWriteState()
 
     def _log_secrets(self, *secrets: bytes) -> None:
+        if self._trace is no_trace:
+            return
         for label, secret in zip(next(self._labels), secrets, strict=True):
             self._trace(SecretLogged(label=label, client_random=self.client_random, secret=bytes(secret)))
 

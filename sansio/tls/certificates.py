@@ -8,6 +8,7 @@ functions here turn them into one ValueError and keep standard error clean.
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -41,6 +42,12 @@ CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
 MAX_NAMES: Final = 64
 """Subject alternative names that are told about: they go to a log line."""
 
+MAX_KEPT: Final = 128
+"""Parsed certificates that are kept, for all peers together.  Nothing but their parsing is spared."""
+
+MAX_KEPT_BYTES: Final = 8 << 10
+"""A longer certificate is parsed each time: together with `MAX_KEPT`, a bound on what strangers can have us keep."""
+
 MAX_TEXT: Final = 256
 """Characters of one name: no DNS name is longer."""
 
@@ -56,9 +63,15 @@ def quiet() -> Iterator[None]:
 def load_certificate_untrusted(der: bytes) -> x509.Certificate:
     """Parse a certificate and everything in its frame that is parsed late: names, key and extensions.
 
+    What was parsed before, and is not too long to be kept, is there already: a peer comes back with the same one.
+
     Raises:
         ValueError: It is not a certificate, or a part of it can't be read.
     """
+    return _load_kept(der) if len(der) <= MAX_KEPT_BYTES else _load(der)
+
+
+def _load(der: bytes) -> x509.Certificate:
     with quiet():
         try:
             certificate = x509.load_der_x509_certificate(der)
@@ -68,6 +81,9 @@ def load_certificate_untrusted(der: bytes) -> x509.Certificate:
         except UNREADABLE as error:
             raise ValueError(printable(str(error) or type(error).__name__)) from None
     return certificate
+
+
+_load_kept: Final = lru_cache(maxsize=MAX_KEPT)(_load)
 
 
 def key_problem(certificate: x509.Certificate) -> str | None:

@@ -16,22 +16,19 @@ Its own socket code, record layer, cipher, key and certificate classes never run
 """
 
 import hmac
-import types
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextvars import ContextVar
-from copy import copy
 from functools import lru_cache
 from typing import Any, Final, cast
 
-from tlslite import tlsconnection
-from tlslite.constants import CertificateType
+from tlslite import tlsconnection, tlsrecordlayer
+from tlslite.constants import CertificateType, CipherSuite, HashAlgorithm, SignatureScheme
 from tlslite.constants import ContentType as TlsliteContentType
 from tlslite.errors import TLSDecryptionFailed, TLSIllegalParameterException
-from tlslite.extensions import SNIExtension, TLSExtension
+from tlslite.extensions import TLSExtension
 from tlslite.handshakesettings import HandshakeSettings
 from tlslite.messages import (
     Certificate,
-    CertificateEntry,
     CertificateRequest,
     CertificateVerify,
     ClientHello,
@@ -41,8 +38,8 @@ from tlslite.messages import (
     ServerHello,
 )
 from tlslite.tlsconnection import TLSConnection
-from tlslite.utils.codec import Parser, Writer
-from tlslite.x509certchain import X509CertChain
+from tlslite.tlsrecordlayer import TLSRecordLayer
+from tlslite.utils.codec import Writer
 
 from ..ktls import KernelSecrets
 from ..status import Alert, Cause
@@ -50,7 +47,18 @@ from ..steps import Trace
 from . import checks
 from .adapters import CIPHER_NAMES, CertificateBytes, KeyExchange, NoSocket, OwnKey, PeerKey, RecordProtection
 from .checks import ExtensionType
-from .errors import HandshakeError, refused, violation
+from .errors import refused, violation
+from .messages import (
+    ORDERED_SIGNATURE_SCHEMES,
+    PARSERS,
+    CertificateMessage,
+    Chain,
+    client_hello,
+    parse_untrusted,
+    rebound,
+    scheme_number,
+    scheme_pair,
+)
 from .parameters import (
     ClientParameters,
     ClientPskParameters,
@@ -66,7 +74,7 @@ from .parameters import (
     key_kind,
 )
 from .primitives import (
-    CERTIFICATE_ONLY_SCHEMES,
+    GROUPS_BY_NAME,
     GROUPS_BY_NUMBER,
     SCHEMES_BY_NUMBER,
     SUITES_BY_NAME,
@@ -75,16 +83,10 @@ from .primitives import (
     derive_secret,
     hkdf_expand_label,
     hmac_digest,
+    signed_content,
 )
 from .psk import KeyChoice, OfferedKeys, suites_for
-from .records import (
-    ContentType,
-    HandshakeMessage,
-    HandshakeType,
-    RecordReader,
-    RecordWriter,
-    handshake_type_name,
-)
+from .records import ContentType, HandshakeType, RecordReader, RecordWriter
 
 Steps = Generator[Any, None, None]
 """What tlslite-ng's generators yield: 0 for more input, and at their end the message or the result."""
@@ -127,12 +129,69 @@ class _NoBinders:
         return True
 
 
+class _NoSuites(CipherSuite):
+    """The suites of older versions, which tlslite-ng's server goes through before it lets us choose."""
+
+    @classmethod
+    def _filterSuites(cls, *_arguments: object) -> list[int]:
+        return []
+
+
+class _SignatureScheme(SignatureScheme):
+    """Names looked up once; tlslite-ng searches its classes for each.  Schemes are checked before that."""
+
+    toRepr = staticmethod(lru_cache(maxsize=64)(SignatureScheme.toRepr))
+
+
+class _HashAlgorithm(HashAlgorithm):
+    toRepr = staticmethod(lru_cache(maxsize=16)(HashAlgorithm.toRepr))
+
+
+class _SignedContent:
+    """For tlslite-ng's KeyExchange, of which TLS 1.3 needs one function."""
+
+    @staticmethod
+    def calcVerifyBytes(
+        _version: object,
+        transcript: Transcript,
+        scheme: tuple[int, int],
+        _premaster: object,
+        _client_random: object,
+        _server_random: object,
+        hash_name: str,
+        role: bytes,
+    ) -> bytes:
+        used = SCHEMES_BY_NUMBER[scheme_number(scheme)]
+        return signed_content(transcript, hash_name, role=role.decode(), scheme=used)
+
+
+class _NoSession:
+    """For tlslite-ng's record of a handshake, which nobody reads here."""
+
+    def create(self, *_arguments: object, **_more: object) -> None:
+        pass
+
+
+_UNUSED_SECRETS: Final = frozenset((b"exp master", b"res master"))
+"""Labels of secrets that tlslite-ng derives and nothing in the kernel's handshake needs: exporter and resumption."""
+
+
+def _derive_secret(secret: bytes, label: bytearray, transcript: Transcript | None, hash_name: str) -> bytes:
+    name = bytes(label)
+    return b"" if name in _UNUSED_SECRETS else derive_secret(secret, name, transcript, hash_name)
+
+
 _GLOBALS: Final = {
     **vars(tlsconnection),
+    "CipherSuite": _NoSuites,
     "HandshakeHelpers": _NoBinders,
+    "HashAlgorithm": _HashAlgorithm,
+    "KeyExchange": _SignedContent,
+    "SignatureScheme": _SignatureScheme,
     "HKDF_expand_label": hkdf_expand_label,
     "HandshakeHashes": Transcript,
-    "derive_secret": derive_secret,
+    "Session": _NoSession,
+    "derive_secret": _derive_secret,
     "getRandomBytes": _get_random_bytes,
     "secureHMAC": hmac_digest,
 }
@@ -140,63 +199,40 @@ _GLOBALS: Final = {
 
 def _rebound(method: Any) -> Any:
     """The same method, but with our primitives behind the global names it uses."""
-    return types.FunctionType(
-        method.__code__, _GLOBALS, method.__name__, method.__defaults__, method.__closure__
+    return rebound(method, _GLOBALS)
+
+
+def _own_chain(identity: Identity) -> Chain:
+    chain = [CertificateBytes(der) for der in identity.chain]
+    return Chain(chain, identity.key_kind)
+
+
+class _NoDefragmenter:
+    """For tlslite-ng's reassembly of messages, which `records` does."""
+
+    def add_static_size(self, *_arguments: object) -> None:
+        pass
+
+    add_dynamic_size = add_static_size
+    clear_buffers = add_static_size
+
+
+class _RecordLayer(TLSRecordLayer):
+    """Begins without tlslite-ng's buffers, ciphers and seven hashes."""
+
+    __init__ = rebound(
+        TLSRecordLayer.__init__,
+        {
+            **vars(tlsrecordlayer),
+            "BufferedSocket": lambda socket: socket,
+            "Defragmenter": _NoDefragmenter,
+            "HandshakeHashes": Transcript,
+            "RecordLayer": lambda _socket: None,
+        },
     )
 
 
-# Certificates, which tlslite-ng only carries
-
-
-class _Chain(X509CertChain):
-    """A certificate chain; `usable` is false where the peer can't check its key's signatures."""
-
-    def __init__(self, certificates: Sequence[CertificateBytes], kind: str = "") -> None:
-        super().__init__(list(certificates))
-        self.kind = kind
-        self.usable = True
-
-    def __bool__(self) -> bool:
-        return self.usable
-
-
-def _own_chain(identity: Identity) -> _Chain:
-    chain = [CertificateBytes(der) for der in identity.chain]
-    return _Chain(chain, identity.key_kind)
-
-
-class _CertificateEntry(CertificateEntry):
-    def parse(self, parser: Any) -> "_CertificateEntry":
-        self.certificate = CertificateBytes(bytes(parser.getVarBytes(3)))
-        self.extensions = []
-        parser.startLengthCheck(2)
-        while not parser.atLengthCheck():
-            self.extensions.append(TLSExtension(cert=True).parse(parser))
-        parser.stopLengthCheck()
-        return self
-
-
-_MAX_CERTIFICATES: Final = 100
-"""More than any verifier takes; a message has room for 20,000, all to be parsed before one is looked at."""
-
-
-class _CertificateMessage(Certificate):
-    """A peer's Certificate message, its certificates left as bytes."""
-
-    cert_chain: _Chain | None = None
-
-    def _parse_certificate_list(self, parser: Any) -> None:
-        self.certificate_list: list[Any] = []
-        while parser.getRemainingLength():
-            if len(self.certificate_list) == _MAX_CERTIFICATES:
-                raise refused(Cause.BAD_CERTIFICATE, f"more than {_MAX_CERTIFICATES} certificates in a chain")
-            self.certificate_list.append(_CertificateEntry(self.certificateType).parse(parser))
-        if self.certificate_list:
-            self.cert_chain = _Chain([entry.certificate for entry in self.certificate_list])
-
-    @property
-    def chain(self) -> tuple[bytes, ...]:
-        return tuple(entry.certificate.bytes for entry in self.certificate_list)
+_init_connection: Final = rebound(TLSConnection.__init__, {**_GLOBALS, "TLSRecordLayer": _RecordLayer})
 
 
 # Settings
@@ -232,7 +268,8 @@ def _settings(suites: tuple[str, ...], groups: tuple[str, ...], key_shares: tupl
 
 def _psk_settings(settings: _Settings, keys: Iterable[PreSharedKey], *, allow_psk_ke: bool) -> _Settings:
     """Settings of one handshake's own, with its keys."""
-    own = copy(settings)
+    own = _Settings.__new__(_Settings)
+    own.__dict__.update(vars(settings))
     own.pskConfigs = [_psk_config(key) for key in keys]
     own.psk_modes = ["psk_dhe_ke", "psk_ke"] if allow_psk_ke else ["psk_dhe_ke"]
     return own
@@ -244,36 +281,15 @@ def _psk_config(key: PreSharedKey) -> tuple[bytes, bytes, str]:
 
 # The connection
 
-_ORDERED_SIGNATURE_SCHEMES: Final = [*SCHEMES_BY_NUMBER, *CERTIFICATE_ONLY_SCHEMES]
-
 _NO_KEY: Final = PreSharedKey(identity=b"\x00", secret=bytes(32), hash_name="sha256")
 """For tlslite-ng's server, which wants to have a key before it has read which ones the client offers."""
-
-_PARSERS: Final[dict[int, Callable[..., Any]]] = {
-    HandshakeType.CLIENT_HELLO: lambda _: ClientHello(),
-    HandshakeType.SERVER_HELLO: lambda _: ServerHello(),
-    HandshakeType.ENCRYPTED_EXTENSIONS: lambda _: EncryptedExtensions(),
-    HandshakeType.CERTIFICATE_REQUEST: lambda _: CertificateRequest(checks.TLS_1_3),
-    HandshakeType.CERTIFICATE: lambda _: _CertificateMessage(CertificateType.x509, checks.TLS_1_3),
-    HandshakeType.CERTIFICATE_VERIFY: lambda _: CertificateVerify(checks.TLS_1_3),
-    HandshakeType.FINISHED: lambda length: Finished(checks.TLS_1_3, length),
-}
-
-
-def _tuple_of(scheme: int) -> tuple[int, int]:
-    return scheme >> 8, scheme & 0xFF
-
-
-def _number_of(scheme: tuple[int, int]) -> int:
-    return scheme[0] << 8 | scheme[1]
 
 
 class Connection(TLSConnection):
     """One handshake, either role, as a generator in `steps` that wants input whenever it yields."""
 
     def __init__(self, parameters: Parameters, entropy: Entropy, trace: Trace) -> None:
-        super().__init__(NoSocket())
-        self.sock = NoSocket()
+        _init_connection(self, NoSocket())
         is_client = isinstance(parameters, ClientParameters | ClientPskParameters)
         self._recordLayer = RecordProtection(is_client=is_client, trace=trace)
         self.reader: RecordReader = self._recordLayer.reader
@@ -287,9 +303,9 @@ class Connection(TLSConnection):
         self._server_name: str | None = None
         self._alpn: bytes | None = None
         self._peer: PeerCertificate | None = None
-        self._peer_chain: _Chain | None = None
+        self._peer_chain: Chain | None = None
         self._peer_key_kind = ""
-        self._own_chain: _Chain | None = None
+        self._own_chain: Chain | None = None
         self._psk: PreSharedKey | None = None
         self._offered_keys: OfferedKeys | None = None
         self._key_choice: KeyChoice | None = None
@@ -361,7 +377,7 @@ class Connection(TLSConnection):
         return self._as_client(None, None, self._own_settings, parameters.alpn)
 
     def _as_client(
-        self, chain: _Chain | None, key: OwnKey | None, settings: _Settings, alpn: Sequence[bytes]
+        self, chain: Chain | None, key: OwnKey | None, settings: _Settings, alpn: Sequence[bytes]
     ) -> Steps:
         names = [bytearray(name) for name in alpn] or None
         steps = self.handshakeClientCert(chain, key, settings=settings, async_=True, alpn=names)
@@ -400,7 +416,7 @@ class Connection(TLSConnection):
         )
         return cast("Steps", steps)
 
-    def _presented(self, identity: Identity | None) -> tuple[_Chain | None, OwnKey | None]:
+    def _presented(self, identity: Identity | None) -> tuple[Chain | None, OwnKey | None]:
         return (None, None) if identity is None else (_own_chain(identity), OwnKey(identity, self._trace))
 
     # Results
@@ -427,13 +443,33 @@ class Connection(TLSConnection):
 
     # tlslite-ng's methods, with our primitives
 
-    _clientSendClientHello = _rebound(TLSConnection._clientSendClientHello)
     _clientGetServerHello = _rebound(TLSConnection._clientGetServerHello)
     _clientTLS13Handshake = _rebound(TLSConnection._clientTLS13Handshake)
     _serverGetClientHello = _rebound(TLSConnection._serverGetClientHello)
     _serverTLS13Handshake = _rebound(TLSConnection._serverTLS13Handshake)
 
     # tlslite-ng's methods, replaced
+
+    def _clientSendClientHello(self, settings: _Settings, *_arguments: object) -> Steps:
+        session_id = _get_random_bytes(32)
+        groups = [GROUPS_BY_NAME[name].number for name in settings.keyShares]
+        shares = [self._genKeyShareEntry(group, checks.TLS_1_3) for group in groups]
+        hello = client_hello(
+            session_id=session_id,
+            suites=[SUITES_BY_NAME[name].number for name in self._suites],
+            server_name=self._server_name,
+            alpn=tuple(self._parameters.alpn),
+            groups=tuple(dict.fromkeys((*settings.keyShares, *settings.eccCurves))),
+            shares=shares,
+            psk_modes=() if self._offered_keys is None else tuple(settings.psk_modes),
+            psks=settings.pskConfigs,
+        )
+        hello.random = _get_random_bytes(32)
+        self._sendMsg(hello)
+        yield hello
+
+    def _serverSendTickets(self, settings: object) -> Iterable[int]:
+        return ()
 
     def _handshakeStart(self, client: bool) -> None:
         self._handshake_hash = Transcript()
@@ -464,15 +500,15 @@ class Connection(TLSConnection):
     def _sigHashesToList(
         settings: object,
         privateKey: object = None,
-        certList: _Chain | None = None,
+        certList: Chain | None = None,
         version: object = None,
     ) -> list[tuple[int, int]]:
         if certList is None:
-            return [_tuple_of(number) for number in _ORDERED_SIGNATURE_SCHEMES]
-        return [_tuple_of(number) for number in checks.fitting_schemes(certList.kind, SCHEMES_BY_NUMBER)]
+            return ORDERED_SIGNATURE_SCHEMES
+        return [scheme_pair(number) for number in checks.fitting_schemes(certList.kind, SCHEMES_BY_NUMBER)]
 
     def _create_cert_msg(self, *arguments: Any, version: object = None) -> Any:
-        chain: _Chain | None = arguments[3]
+        chain: Chain | None = arguments[3]
         message = Certificate(CertificateType.x509, checks.TLS_1_3)
         return message.create(chain or None, bytearray())
 
@@ -490,7 +526,7 @@ class Connection(TLSConnection):
         cert_chain: object,
         private_key: object,
         version: object,
-    ) -> tuple[int, str | None, _Chain | None, OwnKey | None]:
+    ) -> tuple[int, str | None, Chain | None, OwnKey | None]:
         if self._psk is not None:
             settings.pskConfigs = [_psk_config(self._psk)]
             return self._choose_suite(client_hello, suites_for(self._suites, (self._psk,))), None, None, None
@@ -498,7 +534,7 @@ class Connection(TLSConnection):
         suite = self._choose_suite(client_hello, self._suites)
         checks.check_offer_to_certificates(client_hello)
         offer = client_hello.getExtension(ExtensionType.SIGNATURE_ALGORITHMS)
-        accepted = [_number_of(scheme) for scheme in offer.sigalgs]
+        accepted = [scheme_number(scheme) for scheme in offer.sigalgs]
         identity, scheme = checks.choose_identity(parameters.identities, self._server_name, accepted)
         return suite, scheme.name, *self._presented(identity)
 
@@ -543,8 +579,6 @@ class Connection(TLSConnection):
     def _put_in_order(self, message: Any) -> None:
         """Mend an outgoing message, and remember what an answer is checked against."""
         if isinstance(message, ClientHello):
-            if self._client_hello is None:
-                self._put_client_hello_in_order(message)
             if self._offered_keys is not None:
                 self._offered_keys.bind(message, self._handshake_hash, self._retry_hash())
             self._client_hello = message
@@ -559,16 +593,6 @@ class Connection(TLSConnection):
 
     def _retry_hash(self) -> str | None:
         return SUITES_BY_NUMBER[self._server_hello.cipher_suite].hash_name if self._retried else None
-
-    def _put_client_hello_in_order(self, hello: Any) -> None:
-        hello.cipher_suites = [SUITES_BY_NAME[name].number for name in self._suites]
-        unwanted = (
-            checks.UNWANTED_WITH_CERTIFICATES if self._offered_keys is None else checks.UNWANTED_WITH_KEYS
-        )
-        kept = [extension for extension in hello.extensions if extension.extType not in unwanted]
-        if self._server_name is not None:
-            kept.insert(0, SNIExtension().create(bytearray(self._server_name, "ascii")))
-        hello.extensions = kept
 
     def _put_certificate_request_in_order(self, request: Any) -> None:
         parameters = cast("ServerParameters", self._parameters)
@@ -595,10 +619,10 @@ class Connection(TLSConnection):
     def _getMsg(self, expectedType: object, secondaryType: Any = None, constructorType: Any = None) -> Steps:
         wanted = secondaryType if isinstance(secondaryType, tuple) else (secondaryType,)
         # Compressed certificates are never offered, but tlslite-ng would take them.
-        expected = [number for number in wanted if number in _PARSERS]
+        expected = [number for number in wanted if number in PARSERS]
         while (message := self.reader.next_message_untrusted(expected)) is None:
             yield 0
-        parsed = self._parse_untrusted(message, constructorType)
+        parsed = parse_untrusted(message, constructorType)
         self._check(parsed)
         if self._key_choice is not None and message.message_type == HandshakeType.CLIENT_HELLO:
             yield from self._choose_key(self._key_choice, parsed, message.data)
@@ -612,19 +636,6 @@ class Connection(TLSConnection):
             yield 0
         self._psk = choice.choose(hello, data, self._handshake_hash, self._suites)
 
-    @staticmethod
-    def _parse_untrusted(message: HandshakeMessage, length: object) -> Any:
-        parser = Parser(bytearray(message.data[1:]))
-        name = handshake_type_name(message.message_type)
-        try:
-            return _PARSERS[message.message_type](length).parse(parser)
-        except HandshakeError:
-            raise
-        except TLSIllegalParameterException as error:
-            raise violation(Alert.ILLEGAL_PARAMETER, f"malformed {name}: {error}") from error
-        except Exception as error:  # tlslite-ng's parsers raise about anything on malformed input
-            raise violation(Alert.DECODE_ERROR, f"malformed {name}: {error}") from error
-
     def _check(self, message: Any) -> None:
         match message:
             case ClientHello():
@@ -637,10 +648,12 @@ class Connection(TLSConnection):
             case CertificateRequest():
                 checks.check_certificate_request(message)
                 self._choose_own_certificate(message)
-            case _CertificateMessage():
+            case CertificateMessage():
                 self._check_certificate(message)
             case CertificateVerify():
-                checks.check_certificate_verify(_number_of(message.signatureAlgorithm), self._peer_key_kind)
+                checks.check_certificate_verify(
+                    scheme_number(message.signatureAlgorithm), self._peer_key_kind
+                )
             case Finished():
                 message.verify_data = _VerifyData(message.verify_data)
 
@@ -673,10 +686,10 @@ class Connection(TLSConnection):
         """Present no certificate, rather than one whose signature the server can't check (RFC 8446, 4.4.2.3)."""
         chain = self._own_chain
         if chain is not None:
-            accepted = [_number_of(scheme) for scheme in request.supported_signature_algs]
+            accepted = [scheme_number(scheme) for scheme in request.supported_signature_algs]
             chain.usable = bool(checks.fitting_schemes(chain.kind, accepted))
 
-    def _check_certificate(self, message: _CertificateMessage) -> None:
+    def _check_certificate(self, message: CertificateMessage) -> None:
         checks.check_certificate(message)
         chain = message.cert_chain
         if chain is None:

@@ -8,13 +8,13 @@ replayed byte for byte.
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils, x25519
 from cryptography.hazmat.primitives.ciphers.aead import AESCCM, AESGCM, ChaCha20Poly1305
-from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from ..ktls import KtlsCipher, TrafficKey
 from ..status import Alert
@@ -126,8 +126,9 @@ class RecordKey:
     @classmethod
     def from_traffic_secret(cls, suite: CipherSuite, secret: bytes) -> "RecordKey":
         """Derive key and IV (RFC 8446, 7.3)."""
-        key = hkdf_expand_label(secret, b"key", b"", suite.key_length, suite.hash_name)
-        iv = hkdf_expand_label(secret, b"iv", b"", IV_LENGTH, suite.hash_name)
+        keyed = hmac.HMAC(secret, HASHES[suite.hash_name])
+        key = _first_block(keyed.copy(), b"key", b"", suite.key_length)
+        iv = _first_block(keyed, b"iv", b"", IV_LENGTH)
         return cls(suite=suite, key=key, iv=iv)
 
     def _next_nonce(self) -> bytes:
@@ -161,14 +162,15 @@ class RecordKey:
 class Transcript:
     """The hash of the handshake's messages (RFC 8446, 4.4.1), for whichever hash is asked for.
 
-    The hash is not known before the ServerHello: messages are kept, and hashed once for each algorithm in use.
+    The hash is not known before the ServerHello: messages are kept, and hashed once for each algorithm in use.  What
+    is kept is never changed, only replaced, so that a copy costs nothing.
     """
 
-    __slots__ = ("_contexts", "_messages")
+    __slots__ = ("_hashed", "_messages")
 
     def __init__(self) -> None:
-        self._messages = bytearray()
-        self._contexts: dict[str, tuple[int, hashlib._Hash]] = {}
+        self._messages = b""
+        self._hashed: dict[str, tuple[int, hashlib._Hash, bytes]] = {}
 
     def update(self, message: bytes) -> None:
         """Add a handshake message with its header."""
@@ -176,50 +178,76 @@ class Transcript:
 
     def digest(self, name: str) -> bytes:
         """The hash of all messages so far."""
-        hashed, context = self._contexts.get(name, (0, None))
-        if context is None:
-            context = hashlib.new(name)
-        if hashed < len(self._messages):
-            context.update(memoryview(self._messages)[hashed:])
-            self._contexts[name] = (len(self._messages), context)
-        return context.digest()
+        length, context, digest = self._hashed.get(name) or (0, hashlib.new(name), _EMPTY_DIGEST[name])
+        if length < len(self._messages):
+            context = context.copy()
+            context.update(memoryview(self._messages)[length:])
+            digest = context.digest()
+            self._hashed[name] = len(self._messages), context, digest
+        return digest
 
     def copy(self) -> "Transcript":
         """A transcript that goes its own way from here."""
         other = Transcript()
-        other._messages = bytearray(self._messages)
-        other._contexts = {
-            name: (hashed, context.copy()) for name, (hashed, context) in self._contexts.items()
-        }
+        other._messages = self._messages
+        other._hashed = self._hashed.copy()
         return other
 
 
 def hmac_digest(key: bytes, data: bytes, hash_name: str) -> bytes:
     """HMAC; with the salt as the key also HKDF-Extract (RFC 5869, 2.2)."""
-    context = hmac.HMAC(bytes(key), HASHES[hash_name])
-    context.update(bytes(data))
+    context = hmac.HMAC(key, HASHES[hash_name])
+    context.update(data)
     return context.finalize()
 
 
-def hkdf_expand_label(secret: bytes, label: bytes, context: bytes, length: int, hash_name: str) -> bytes:
-    """HKDF-Expand-Label (RFC 8446, 7.1)."""
+@lru_cache(maxsize=64)
+def _info(label: bytes, context_length: int, length: int) -> bytes:
+    """The HkdfLabel of RFC 8446, 7.1, up to its context."""
     full_label = b"tls13 " + label
-    info = b"".join(
-        (
-            length.to_bytes(2),
-            len(full_label).to_bytes(1),
-            full_label,
-            len(context).to_bytes(1),
-            bytes(context),
-        )
-    )
-    return HKDFExpand(HASHES[hash_name], length, info).derive(bytes(secret))
+    return b"".join((length.to_bytes(2), len(full_label).to_bytes(1), full_label, context_length.to_bytes(1)))
+
+
+def _first_block(keyed: hmac.HMAC, label: bytes, context: bytes, length: int) -> bytes:
+    """HKDF-Expand-Label of no more than one hash: a single HMAC (RFC 5869, 2.3), under the secret as its key."""
+    keyed.update(b"%b%b\x01" % (_info(label, len(context), length), context))
+    return keyed.finalize()[:length]
+
+
+def hkdf_expand_label(secret: bytes, label: bytes, context: bytes, length: int, hash_name: str) -> bytes:
+    """HKDF-Expand-Label (RFC 8446, 7.1); TLS 1.3 never asks for more than one hash.
+
+    Raises:
+        ValueError: `length` is more than that.
+    """
+    block = _first_block(hmac.HMAC(secret, HASHES[hash_name]), label, context, length)
+    if len(block) < length:
+        raise ValueError(f"{length} bytes are more than one {hash_name}")
+    return block
 
 
 def derive_secret(secret: bytes, label: bytes, transcript: Transcript | None, hash_name: str) -> bytes:
     """Derive-Secret (RFC 8446, 7.1); no transcript stands for no messages."""
     digest = _EMPTY_DIGEST[hash_name] if transcript is None else transcript.digest(hash_name)
     return hkdf_expand_label(secret, label, digest, len(digest), hash_name)
+
+
+_SIGNATURE_CONTEXTS: Final = {
+    role: b" " * 64 + f"TLS 1.3, {role} CertificateVerify".encode() + b"\0" for role in ("client", "server")
+}
+
+
+def signed_content(transcript: Transcript, hash_name: str, *, role: str, scheme: "SignatureScheme") -> bytes:
+    """What a CertificateVerify signs (RFC 8446, 4.4.3), in the form that `sign` takes.
+
+    Args:
+        transcript: The messages up to the Certificate.
+        hash_name: The hash of the cipher suite.
+        role: "client" or "server": whose signature it is.
+        scheme: The signature's.
+    """
+    content = _SIGNATURE_CONTEXTS[role] + transcript.digest(hash_name)
+    return content if scheme.hash_name is None else hashlib.new(scheme.hash_name, content).digest()
 
 
 # Key exchange
@@ -385,9 +413,14 @@ CERTIFICATE_ONLY_SCHEMES: Final = (0x0401, 0x0501, 0x0601)
 TLS 1.3 CertificateVerify (RFC 8446, 4.2.3)."""
 
 
-def _pss(hash_name: str) -> padding.PSS:
-    algorithm = HASHES[hash_name]
-    return padding.PSS(padding.MGF1(algorithm), algorithm.digest_size)
+# Deterministic (RFC 6979): no entropy that could fail or that a replay would have to know.
+_ECDSA_SIGNING: Final = {
+    name: ec.ECDSA(prehashed, deterministic_signing=True) for name, prehashed in _PREHASHED.items()
+}
+_ECDSA: Final = {name: ec.ECDSA(prehashed) for name, prehashed in _PREHASHED.items()}
+_PSS: Final = {
+    name: padding.PSS(padding.MGF1(algorithm), algorithm.digest_size) for name, algorithm in HASHES.items()
+}
 
 
 def sign(key: PrivateKey | Signer, data: bytes, hash_name: str) -> bytes:
@@ -400,10 +433,9 @@ def sign(key: PrivateKey | Signer, data: bytes, hash_name: str) -> bytes:
     """
     match key:
         case ec.EllipticCurvePrivateKey():
-            # Deterministic (RFC 6979): no entropy that could fail or that a replay would have to know.
-            return key.sign(data, ec.ECDSA(_PREHASHED[hash_name], deterministic_signing=True))
+            return key.sign(data, _ECDSA_SIGNING[hash_name])
         case rsa.RSAPrivateKey():
-            return key.sign(data, _pss(hash_name), _PREHASHED[hash_name])
+            return key.sign(data, _PSS[hash_name], _PREHASHED[hash_name])
         case Signer():
             return key.sign(data, hash_name)
         case _:
@@ -415,9 +447,9 @@ def signature_is_valid(key: PublicKey, signature: bytes, data: bytes, hash_name:
     try:
         match key:
             case ec.EllipticCurvePublicKey():
-                key.verify(signature, data, ec.ECDSA(_PREHASHED[hash_name]))
+                key.verify(signature, data, _ECDSA[hash_name])
             case rsa.RSAPublicKey():
-                key.verify(signature, data, _pss(hash_name), _PREHASHED[hash_name])
+                key.verify(signature, data, _PSS[hash_name], _PREHASHED[hash_name])
             case _:
                 key.verify(signature, data)
     except InvalidSignature:

@@ -34,6 +34,8 @@ Names in the subject (CN) are never compared.  Constraints on directory names do
 import datetime as dt
 import ipaddress
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -50,6 +52,7 @@ from cryptography.x509.verification import (
 
 from ..status import Cause, failure
 from .certificates import (
+    MAX_KEPT,
     MAX_NAMES,
     UNREADABLE,
     alternative_names,
@@ -214,12 +217,14 @@ def _verdict(
         verifier.verify(case.leaf, list(case.chain[1:]))
     except (VerificationError, *UNREADABLE) as error:
         raise CertificateRejected(diagnose(case, str(error))) from None
-    return _peer(chain, case.leaf), case.leaf
+    return replace(_peer(case.leaf), chain=tuple(chain)), case.leaf
 
 
-def _peer(chain: Sequence[bytes], leaf: x509.Certificate) -> PeerCertificate:
+@lru_cache(maxsize=MAX_KEPT)
+def _peer(leaf: x509.Certificate) -> PeerCertificate:
+    """What is to be told about a leaf, but for its chain: text, made once for each certificate."""
     return PeerCertificate(
-        chain=tuple(chain),
+        chain=(),
         subject=name_text(leaf.subject),
         names=tuple(general_name_text(name) for name in alternative_names(leaf)[:MAX_NAMES]),
         issuer=name_text(leaf.issuer),
