@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -19,6 +20,13 @@ from .main import CONTEXT, DISTRIBUTION, version_option
 )
 @click.option("-s", "--stderr", "to_stderr", is_flag=True, help="Log to standard error instead of syslog.")
 @click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Write log lines for people, or as JSON objects.",
+)
+@click.option(
     "--record",
     "record_directory",
     type=click.Path(path_type=Path),
@@ -32,11 +40,13 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     help="Record keys, too. Whoever has such a file can read the connection, and use its pre-shared keys.",
 )
 def run(
+    *,
     configuration_file: Path | None,
-    to_stderr: bool,  # noqa: FBT001 - click passes them by name
+    to_stderr: bool,
+    log_format: Literal["text", "json"],
     record_directory: Path | None,
     only: str | None,
-    record_secrets: bool,  # noqa: FBT001
+    record_secrets: bool,
 ) -> None:
     """Serve the kernel's handshake requests until SIGTERM; SIGHUP reloads the configuration.
 
@@ -55,7 +65,7 @@ def run(
     elif only or record_secrets:
         raise click.UsageError("--only and --record-secrets go with --record DIR.")
     try:
-        run_service(configuration_file, to_stderr=to_stderr, record=record)
+        run_service(configuration_file, to_stderr=to_stderr, log_format=log_format, record=record)
     except AgentError as error:
         click.echo(f"{DISTRIBUTION}: {error}", err=True)
         sys.exit(error.exit_code)

@@ -46,7 +46,7 @@ from ktls_agent.sansio.request import (
 from ktls_agent.sansio.session import Action, Receive, Send, Session
 from ktls_agent.sansio.status import Cause, Failure, failure
 from ktls_agent.sansio.steps import Datagram, Interruption, Summarized, Trace, no_trace
-from ktls_agent.sansio.summary import summarize
+from ktls_agent.sansio.summary import log_fields, summarize
 from ktls_agent.sansio.tls.parameters import Entropy
 from ktls_agent.sansio.tls.records import HEADER_LENGTH
 from ktls_agent.sansio.tls.tickets import PEEK_SIZE
@@ -326,8 +326,8 @@ class _Handler:
     # Telling
 
     def _log_outcome(self) -> None:
-        fields = summarize(self._session, self._phases)
-        self._trace(Summarized(fields=fields))
+        self._trace(Summarized(fields=summarize(self._session, self._phases)))
+        fields = log_fields(self._session, self._phases)
         log = self._services.log
         request = self._session.request
         if request.failure is not None:

@@ -26,7 +26,7 @@ from .credentials import (
 from .handler import Log, Services, no_trace_for, wall_clock
 from .keyring import KernelKeyring, KeyringLinks
 from .ktls import KernelKeyInstaller
-from .log import make_logger
+from .log import LogFormat, make_logger
 from .netlink import KernelSocket
 from .recorder import WRITE_SECONDS, Recorder, RecordingImpossible, RecordingOptions
 
@@ -35,13 +35,18 @@ RELOAD_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
 
 
 def run_service(
-    configuration_file: Path | None, *, to_stderr: bool, record: RecordingOptions | None = None
+    configuration_file: Path | None,
+    *,
+    to_stderr: bool,
+    log_format: LogFormat = "text",
+    record: RecordingOptions | None = None,
 ) -> None:
     """Serve until told to stop.
 
     Args:
         configuration_file: Instead of tlshd's usual places.
         to_stderr: Log to stderr instead of syslog.
+        log_format: How a log line is written.
         record: What to record of the requests; None records nothing.
 
     Raises:
@@ -53,7 +58,12 @@ def run_service(
     except ConfigurationUnusable as error:
         raise AgentError(str(error), exit_code=os.EX_CONFIG) from error
     configuration = store.current.configuration
-    log = make_logger(to_stderr=to_stderr, debug=configuration.debug.loglevel > 0)
+    log = make_logger(
+        to_stderr=to_stderr,
+        debug=configuration.debug.loglevel > 0,
+        log_format=log_format,
+        journal=os.environ.get("JOURNAL_STREAM"),
+    )
     log.info("starting", pid=os.getpid(), configuration=str(path or "none; defaults"))
     keyring = KernelKeyring()
     keyrings = KeyringLinks(keyring, configuration.keyrings)

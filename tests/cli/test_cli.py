@@ -79,12 +79,16 @@ def test_a_configuration_that_can_not_be_used_is_one_line(
 
 
 def test_an_agent_that_can_not_serve_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path | None, *, to_stderr: bool, record: object) -> None:
-        assert (path, to_stderr, record) == (None, True, None)
+    def refuse(path: Path | None, *, to_stderr: bool, log_format: str, record: object) -> None:
+        assert (path, to_stderr, log_format, record) == (None, True, "json", None)
         raise AgentError("This kernel has no handshake service.", exit_code=69)
 
     monkeypatch.setattr("ktls_agent.io_trio.service.run_service", refuse)
-    assert invoke("run", "--stderr") == (69, "", "ktls-agent: This kernel has no handshake service.\n")
+    assert invoke("run", "--stderr", "--log-format", "json") == (
+        69,
+        "",
+        "ktls-agent: This kernel has no handshake service.\n",
+    )
 
 
 def test_a_stop_in_order_ends_with_0(monkeypatch: pytest.MonkeyPatch) -> None:
