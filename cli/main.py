@@ -38,7 +38,7 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of --help."""
         del ctx
-        return ["run", "replay", "demo"]
+        return ["run", "check", "replay", "demo"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
@@ -48,6 +48,10 @@ class Commands(click.Group):
                 from .run import run  # noqa: PLC0415
 
                 return run
+            case "check":
+                from .check import check  # noqa: PLC0415
+
+                return check
             case "replay":
                 from .replay import replay  # noqa: PLC0415
 

@@ -218,7 +218,7 @@ def _json_line_stamped(logger: Any, level: str, event: MutableMapping[str, Any])
     return _json_line(logger, level, {"event": event.pop("event"), "time": event.pop("_time"), **event})
 
 
-def _with_priority(_logger: Any, level: str, line: str) -> str:
+def _with_priority(_logger: Any, level: str, line: Any) -> str:
     return f"<{PRIORITIES[level]}>{line}"
 
 

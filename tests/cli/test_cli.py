@@ -34,6 +34,7 @@ def test_explains_itself(flag: str) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
         "run",
+        "check",
         "replay",
         "demo",
     ]
