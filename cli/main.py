@@ -38,7 +38,7 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of --help."""
         del ctx
-        return ["run", "check", "replay", "demo"]
+        return ["run", "check", "probe", "replay", "demo"]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
@@ -52,6 +52,10 @@ class Commands(click.Group):
                 from .check import check  # noqa: PLC0415
 
                 return check
+            case "probe":
+                from .probe import probe  # noqa: PLC0415
+
+                return probe
             case "replay":
                 from .replay import replay  # noqa: PLC0415
 

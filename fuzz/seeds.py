@@ -6,6 +6,7 @@ from ktls_agent.sansio.ktls import TLS_TX, KernelSecrets, KtlsCipher, TrafficKey
 from ktls_agent.sansio.netlink import spec
 from ktls_agent.sansio.netlink.client import GenlClient
 from ktls_agent.sansio.netlink.events import CertificateSerials
+from ktls_agent.sansio.rpc_tls import encode_starttls_reply
 from ktls_agent.sansio.testing.simulated_kernel import PendingRequest, SimulatedKernel
 from ktls_agent.sansio.tls.engine import TlsEngine
 
@@ -87,5 +88,10 @@ def seeds() -> dict[str, list[bytes]]:
             b"NVMe0R01 nqn.2014-08.org.nvmexpress:uuid:1 nqn.2024-01.test:sub",
             b"NVMe1G02 nqn.2014-08.org.nvmexpress:uuid:1 nqn.2024-01.test:sub " + b"A" * 64,
         ],
+        "rpc_reply": [
+            encode_starttls_reply(bytes([0, 0, 0, 1])),
+            encode_starttls_reply(bytes([0, 0, 0, 1]), b"x"),
+        ],
+        "behind_handshake": [b"\x04\x00\x00\x05ticks\x16", b"\x02\x74\x15"],
         "session_ticket": [b"\x04\x00\x00\x05ticks\x16", b"\x17\x03\x03\x00\x12" + bytes(18)],
     }

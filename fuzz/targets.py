@@ -24,7 +24,14 @@ from ktls_agent.sansio.netlink.events import (
 )
 from ktls_agent.sansio.netlink.spec import MulticastGroup
 from ktls_agent.sansio.nvme import PskUnusable, choose_hash_untrusted
+from ktls_agent.sansio.probe import look_behind_untrusted
 from ktls_agent.sansio.request import parse_request_untrusted
+from ktls_agent.sansio.rpc_tls import (
+    MARK_LENGTH,
+    RpcTlsError,
+    offers_tls_untrusted,
+    reply_length_untrusted,
+)
 from ktls_agent.sansio.status import Cause
 from ktls_agent.sansio.testing.simulated_kernel import PendingRequest, SimulatedKernel
 from ktls_agent.sansio.tls.engine import TlsEngine
@@ -232,6 +239,27 @@ def session_ticket(data: bytes) -> None:
     )
 
 
+def rpc_reply(data: bytes) -> None:
+    """A server's answer to a call with AUTH_TLS: its record mark, then the reply."""
+    try:
+        length = reply_length_untrusted(data[:MARK_LENGTH])
+        offers_tls_untrusted(data[MARK_LENGTH : MARK_LENGTH + length], 1)
+    except RpcTlsError as error:
+        assert str(error)
+
+
+def behind_handshake(data: bytes) -> None:
+    """What a server says behind its handshake, under the right key."""
+    suite = SUITES_BY_NAME["AES_128_GCM"]
+    key = TrafficKey(key=bytes(16), iv=bytes(12), sequence=0)
+    secrets = KernelSecrets(version=0x0304, cipher=suite.ktls, tx=key, rx=key)
+    look_behind_untrusted(data, secrets)
+    inner = data[:MAX_PLAINTEXT]
+    header = b"\x17\x03\x03" + (len(inner) + TAG_LENGTH).to_bytes(2)
+    record = header + RecordKey(suite=suite, key=key.key, iv=key.iv).seal(inner, header)
+    assert look_behind_untrusted(record, secrets).tickets <= len(inner)
+
+
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = MappingProxyType(
     {
         target.__name__: target
@@ -247,6 +275,8 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = MappingProxyType(
             psk_server,
             nvme_identity,
             session_ticket,
+            rpc_reply,
+            behind_handshake,
         )
     }
 )

@@ -35,6 +35,7 @@ def test_explains_itself(flag: str) -> None:
     assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
         "run",
         "check",
+        "probe",
         "replay",
         "demo",
     ]
