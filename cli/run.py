@@ -39,6 +39,12 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     is_flag=True,
     help="Record keys, too. Whoever has such a file can read the connection, and use its pre-shared keys.",
 )
+@click.option(
+    "--status-socket",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Tell what the agent does on this Unix socket, over HTTP: /status, and /metrics for Prometheus.",
+)
 def run(
     *,
     configuration_file: Path | None,
@@ -47,11 +53,12 @@ def run(
     record_directory: Path | None,
     only: str | None,
     record_secrets: bool,
+    status_socket: Path | None,
 ) -> None:
     """Serve the kernel's handshake requests until SIGTERM; SIGHUP reloads the configuration.
 
-    Exit status: 0 after SIGTERM or SIGINT; 69 if the kernel has no handshake service; 71 if netlink fails; 73 if nothing can
-    be recorded; 77 without the privilege (CAP_NET_ADMIN); 78 if the configuration can't be used.
+    Exit status: 0 after SIGTERM or SIGINT; 69 if the kernel has no handshake service; 71 if netlink fails; 73 if recordings
+    or the status socket can't be made; 77 without the privilege (CAP_NET_ADMIN); 78 if the configuration can't be used.
     """
     from ktls_agent.io_trio.agent import AgentError  # noqa: PLC0415 - see cli.main
     from ktls_agent.io_trio.recorder import RecordingOptions  # noqa: PLC0415
@@ -65,7 +72,13 @@ def run(
     elif only or record_secrets:
         raise click.UsageError("--only and --record-secrets go with --record DIR.")
     try:
-        run_service(configuration_file, to_stderr=to_stderr, log_format=log_format, record=record)
+        run_service(
+            configuration_file,
+            to_stderr=to_stderr,
+            log_format=log_format,
+            record=record,
+            status_socket=status_socket,
+        )
     except AgentError as error:
         click.echo(f"{DISTRIBUTION}: {error}", err=True)
         sys.exit(error.exit_code)

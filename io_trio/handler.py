@@ -30,6 +30,7 @@ from typing import Final, Protocol, assert_never
 
 import trio
 
+from ktls_agent.sansio.activity import Activity
 from ktls_agent.sansio.ktls import KernelSecrets
 from ktls_agent.sansio.lifecycle import CloseSocket, Deadlines, InstallKeys, SendDone
 from ktls_agent.sansio.netlink.events import DoneAnswered
@@ -114,6 +115,7 @@ class Services:
         deadlines: How long requests may take.
         trace_for: Makes the trace of a request, by its descriptor.
         turn: Held while an engine computes.
+        activity: Counts what happens.
     """
 
     credentials: Callable[[], Credentials]
@@ -126,6 +128,7 @@ class Services:
     deadlines: Deadlines = field(default_factory=Deadlines)
     trace_for: Callable[[int], Trace] = no_trace_for
     turn: trio.Lock = field(default_factory=trio.Lock)
+    activity: Activity = field(default_factory=Activity)
 
 
 async def handle_request(
@@ -176,6 +179,7 @@ class _Handler:
             services.keyring.hold(self._keyring)
 
     async def run(self) -> None:
+        self._services.activity.request_began()
         try:
             await self._carry_out(await self._start())
         except trio.Cancelled:
@@ -328,6 +332,7 @@ class _Handler:
     def _log_outcome(self) -> None:
         self._trace(Summarized(fields=summarize(self._session, self._phases)))
         fields = log_fields(self._session, self._phases)
+        self._services.activity.request_ended(fields)
         log = self._services.log
         request = self._session.request
         if request.failure is not None:

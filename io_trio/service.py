@@ -7,6 +7,7 @@ can't be used.
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 
 import trio
 
+from ktls_agent.sansio.activity import Activity
 from ktls_agent.sansio.policy import Credentials
 
 from .agent import Agent, AgentError
@@ -29,6 +31,7 @@ from .ktls import KernelKeyInstaller
 from .log import LogFormat, make_logger
 from .netlink import KernelSocket
 from .recorder import WRITE_SECONDS, Recorder, RecordingImpossible, RecordingOptions
+from .status import StatusImpossible, StatusServer, StatusSource
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 RELOAD_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
@@ -40,6 +43,7 @@ def run_service(
     to_stderr: bool,
     log_format: LogFormat = "text",
     record: RecordingOptions | None = None,
+    status_socket: Path | None = None,
 ) -> None:
     """Serve until told to stop.
 
@@ -48,6 +52,7 @@ def run_service(
         to_stderr: Log to stderr instead of syslog.
         log_format: How a log line is written.
         record: What to record of the requests; None records nothing.
+        status_socket: Where to tell what the agent does; None tells nothing.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
@@ -77,7 +82,14 @@ def run_service(
         log=log,
         trace_for=no_trace_for if recorder is None else recorder.trace_for,
     )
-    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log, recorder)
+    source = StatusSource(
+        activity=services.activity,
+        credentials=lambda: store.current,
+        dropped=lambda: 0 if recorder is None else recorder.dropped,
+        started=time.monotonic(),
+    )
+    status = None if status_socket is None else _make_status(status_socket, source)
+    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log, recorder, status)
 
 
 def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:
@@ -94,15 +106,30 @@ def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:
     return recorder
 
 
-async def serve(agent: Agent, store: CredentialStore, log: Log, recorder: Recorder | None = None) -> None:
-    """Run an agent under this process's signals, and its recorder.
+def _make_status(path: Path, source: StatusSource) -> StatusServer:
+    try:
+        return StatusServer(path, source)
+    except StatusImpossible as error:
+        raise AgentError(str(error), exit_code=os.EX_CANTCREAT) from None
+
+
+async def serve(
+    agent: Agent,
+    store: CredentialStore,
+    log: Log,
+    recorder: Recorder | None = None,
+    status: StatusServer | None = None,
+) -> None:
+    """Run an agent under this process's signals, its recorder, and what tells its status.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
     """
     with trio.open_signal_receiver(*STOP_SIGNALS, *RELOAD_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, agent.stop, store, log)
+            nursery.start_soon(_obey, signals, agent, store, log)
+            if status is not None:
+                nursery.start_soon(status.run, log)
             failed = await _run_recorded(agent, log, recorder)
             nursery.cancel_scope.cancel()
     if failed is not None:
@@ -126,19 +153,18 @@ async def _run_recorded(agent: Agent, log: Log, recorder: Recorder | None) -> Ag
     return failed
 
 
-async def _obey(
-    signals: AsyncIterator[int], stop: Callable[[], None], store: CredentialStore, log: Log
-) -> None:
+async def _obey(signals: AsyncIterator[int], agent: Agent, store: CredentialStore, log: Log) -> None:
     async for number in signals:
         if number in STOP_SIGNALS:
             log.info("stopping", signal=signal.Signals(number).name)
-            stop()
+            agent.stop()
         else:
-            _reload(store, log)
+            _reload(store, log, agent.activity)
 
 
-def _reload(store: CredentialStore, log: Log) -> None:
+def _reload(store: CredentialStore, log: Log, activity: Activity) -> None:
     problem = _problem_of(store.reload)
+    activity.reloaded(ok=problem is None)
     if problem is not None:
         log.error("configuration not reloaded, the former one stays in use", reason=problem)
         return

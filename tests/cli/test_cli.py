@@ -34,6 +34,7 @@ def test_explains_itself(flag: str) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
         "run",
+        "status",
         "check",
         "probe",
         "replay",
@@ -81,12 +82,18 @@ def test_a_configuration_that_can_not_be_used_is_one_line(
 
 
 def test_an_agent_that_can_not_serve_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path | None, *, to_stderr: bool, log_format: str, record: object) -> None:
-        assert (path, to_stderr, log_format, record) == (None, True, "json", None)
+    def refuse(path: Path | None, **options: object) -> None:
+        assert path is None
+        assert options == {
+            "to_stderr": True,
+            "log_format": "json",
+            "record": None,
+            "status_socket": Path("/run/x"),
+        }
         raise AgentError("This kernel has no handshake service.", exit_code=69)
 
     monkeypatch.setattr("ktls_agent.io_trio.service.run_service", refuse)
-    assert invoke("run", "--stderr", "--log-format", "json") == (
+    assert invoke("run", "--stderr", "--log-format", "json", "--status-socket", "/run/x") == (
         69,
         "",
         "ktls-agent: This kernel has no handshake service.\n",
