@@ -1,11 +1,15 @@
 """`ktls-agent`: the group of commands.  What a command needs is imported when it runs, so that --help is quick."""
 
 import sys
-from typing import Final
+from importlib import import_module
+from typing import Final, cast
 
 import click
 
 DISTRIBUTION: Final = "ktls-agent"
+
+COMMANDS: Final = ("run", "status", "check", "probe", "explain", "replay", "demo")
+"""In the order of --help."""
 
 CONTEXT: Final = {"help_option_names": ["-h", "--help"]}
 
@@ -38,30 +42,14 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Name the commands in the order of --help."""
         del ctx
-        return ["run", "explain", "replay", "demo"]
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import one command."""
+        """Import one command: the module of its name has it under its name."""
         del ctx
-        match cmd_name:
-            case "run":
-                from .run import run  # noqa: PLC0415
-
-                return run
-            case "replay":
-                from .replay import replay  # noqa: PLC0415
-
-                return replay
-            case "demo":
-                from .demo import demo  # noqa: PLC0415
-
-                return demo
-            case "explain":
-                from .explain import explain  # noqa: PLC0415
-
-                return explain
-            case _:
-                return None
+        if cmd_name not in COMMANDS:
+            return None
+        return cast("click.Command", getattr(import_module(f".{cmd_name}", __package__), cmd_name))
 
 
 group: Final = Commands(

@@ -3,6 +3,7 @@
 import os
 import sys
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -19,6 +20,13 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     help="Read this configuration instead of /etc/tlshd.conf or /etc/tlshd/config.",
 )
 @click.option("-s", "--stderr", "to_stderr", is_flag=True, help="Log to standard error instead of syslog.")
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Write log lines for people, or as JSON objects.",
+)
 @click.option(
     "--record",
     "record_directory",
@@ -39,19 +47,27 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     metavar="N",
     help="How many processes serve requests.  [default: the number of CPUs that this process may use]",
 )
+@click.option(
+    "--status-socket",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Tell what the agent does on this Unix socket, over HTTP: /status, and /metrics for Prometheus.",
+)
 def run(
     *,
     configuration_file: Path | None,
     to_stderr: bool,
+    log_format: Literal["text", "json"],
     record_directory: Path | None,
     only: str | None,
     record_secrets: bool,
+    status_socket: Path | None,
     workers: int | None,
 ) -> None:
     """Serve the kernel's handshake requests until SIGTERM; SIGHUP reloads the configuration.
 
-    Exit status: 0 after SIGTERM or SIGINT; 69 if the kernel has no handshake service; 71 if netlink fails; 73 if nothing can
-    be recorded; 77 without the privilege (CAP_NET_ADMIN); 78 if the configuration can't be used.
+    Exit status: 0 after SIGTERM or SIGINT; 69 if the kernel has no handshake service; 71 if netlink fails; 73 if recordings
+    or the status socket can't be made; 77 without the privilege (CAP_NET_ADMIN); 78 if the configuration can't be used.
     """
     from ktls_agent.io_trio.agent import AgentError  # noqa: PLC0415 - see cli.main
     from ktls_agent.io_trio.recorder import RecordingOptions  # noqa: PLC0415
@@ -64,9 +80,21 @@ def run(
         )
     elif only or record_secrets:
         raise click.UsageError("--only and --record-secrets go with --record DIR.")
-    count = len(os.sched_getaffinity(0)) if workers is None else workers
+    if status_socket is not None and (workers or 1) > 1:
+        raise click.UsageError(
+            "--status-socket tells of one process: it goes with --workers 1, its default then."
+        )
+    count = workers or (1 if status_socket is not None else len(os.sched_getaffinity(0)))
     try:
-        sys.exit(run_workers(configuration_file, to_stderr=to_stderr, record=record, count=count))
+        code = run_workers(
+            configuration_file,
+            to_stderr=to_stderr,
+            log_format=log_format,
+            record=record,
+            status_socket=status_socket,
+            count=count,
+        )
+        sys.exit(code)
     except AgentError as error:
         click.echo(f"{DISTRIBUTION}: {error}", err=True)
         sys.exit(error.exit_code)

@@ -42,7 +42,15 @@ from ktls_agent.sansio.netlink.spec import (
     X509Attribute,
 )
 from ktls_agent.sansio.nvme import PskUnusable, choose_hash_untrusted
+from ktls_agent.sansio.probe import look_behind_untrusted
 from ktls_agent.sansio.request import UnanswerableReply, parse_request_untrusted
+from ktls_agent.sansio.rpc_tls import (
+    MARK_LENGTH,
+    RpcTlsError,
+    encode_starttls_reply,
+    offers_tls_untrusted,
+    reply_length_untrusted,
+)
 from ktls_agent.sansio.status import Cause
 from ktls_agent.sansio.tls.certificates import alternative_names
 from ktls_agent.sansio.tls.diagnosis import MAX_REASON
@@ -274,7 +282,36 @@ def _odd_certificates() -> list[bytes]:
     ]
 
 
+def rpc_reply(data: bytes) -> None:
+    """A server's answer to a call with AUTH_TLS: its record mark, then the reply."""
+    try:
+        length = reply_length_untrusted(data[:MARK_LENGTH])
+        offers_tls_untrusted(data[MARK_LENGTH : MARK_LENGTH + length], 1)
+    except RpcTlsError as error:
+        assert str(error)
+
+
+def behind_handshake(data: bytes) -> None:
+    """What a server says behind its handshake, as it is and under the right key."""
+    suite = SUITES_BY_NAME["AES_128_GCM"]
+    key = TrafficKey(key=bytes(16), iv=bytes(12), sequence=0)
+    secrets = KernelSecrets(version=0x0304, cipher=suite.ktls, tx=key, rx=key)
+    look_behind_untrusted(data, secrets)
+    inner = data[:MAX_PLAINTEXT]
+    header = b"\x17\x03\x03" + (len(inner) + TAG_LENGTH).to_bytes(2)
+    record = header + RecordKey(suite=suite, key=key.key, iv=key.iv).seal(inner, header)
+    assert look_behind_untrusted(record, secrets).tickets <= len(inner)
+
+
+def _rpc_replies() -> list[bytes]:
+    return [encode_starttls_reply(bytes([0, 0, 0, 1]), verifier) for verifier in (b"STARTTLS", b"x")]
+
+
 TARGETS: Final = (
+    Target(run=rpc_reply, seeds=_rpc_replies, max_length=512),
+    Target(
+        run=behind_handshake, seeds=lambda: [b"\x04\x00\x00\x05ticks\x16", b"\x02\x74\x15"], max_length=512
+    ),
     Target(run=netlink_attributes, seeds=chains, mutator=Mutator(mutators.ATTRIBUTES), max_length=1024),
     Target(run=tlshd_conf, seeds=lambda: [_CONFIGURATION], mutator=Mutator(mutators.lines)),
     Target(run=crypto_info, seeds=_crypto_infos, max_length=128),

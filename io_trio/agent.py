@@ -20,6 +20,7 @@ from typing import Final
 
 import trio
 
+from ktls_agent.sansio.activity import Activity
 from ktls_agent.sansio.netlink.events import Accepted, AcceptReply, KernelError, NothingPending
 from ktls_agent.sansio.request import (
     HandshakeRequest,
@@ -82,6 +83,11 @@ class Agent:
         self._drain = trio.CancelScope()
         self._handlers: trio.Nursery | None = None
         self._netlink: HandshakeNetlink | None = None
+
+    @property
+    def activity(self) -> Activity:
+        """What it has done so far."""
+        return self._services.activity
 
     def stop(self) -> None:
         """Accept no more requests and end when those under way are done; the second call cuts them short."""
@@ -150,15 +156,17 @@ class Agent:
         on_ready()
         while True:
             await netlink.wait_ready()
-            await self._accept_all(netlink)
+            await self._accept_all(netlink, heard=trio.current_time())
 
-    async def _accept_all(self, netlink: HandshakeNetlink) -> None:
+    async def _accept_all(self, netlink: HandshakeNetlink, *, heard: float | None = None) -> None:
         retry = FIRST_RETRY_SECONDS
         while True:
             await self._take_slot()
             match await netlink.accept():
                 case Accepted():
                     retry = FIRST_RETRY_SECONDS  # The slot is the handler's now.
+                    if heard is not None:
+                        self._services.activity.accepted_after(trio.current_time() - heard)
                 case NothingPending():
                     self._slots.release()
                     return

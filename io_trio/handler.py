@@ -30,6 +30,7 @@ from typing import Final, Protocol, assert_never
 
 import trio
 
+from ktls_agent.sansio.activity import Activity
 from ktls_agent.sansio.ktls import KernelSecrets
 from ktls_agent.sansio.lifecycle import CloseSocket, Deadlines, InstallKeys, SendDone
 from ktls_agent.sansio.netlink.events import DoneAnswered
@@ -46,7 +47,7 @@ from ktls_agent.sansio.request import (
 from ktls_agent.sansio.session import Action, Receive, Send, Session
 from ktls_agent.sansio.status import Cause, Failure, failure
 from ktls_agent.sansio.steps import Datagram, Interruption, Summarized, Trace, no_trace
-from ktls_agent.sansio.summary import summarize
+from ktls_agent.sansio.summary import log_fields, summarize
 from ktls_agent.sansio.tls.parameters import Entropy
 from ktls_agent.sansio.tls.records import HEADER_LENGTH
 from ktls_agent.sansio.tls.tickets import PEEK_SIZE
@@ -115,6 +116,7 @@ class Services:
         deadlines: How long requests may take.
         trace_for: Makes the trace of a request, by its descriptor.
         turn: Held while an engine computes.
+        activity: Counts what happens.
     """
 
     credentials: Callable[[], Credentials]
@@ -127,6 +129,7 @@ class Services:
     deadlines: Deadlines = field(default_factory=Deadlines)
     trace_for: Callable[[int], Trace] = no_trace_for
     turn: Turn = field(default_factory=Turn)
+    activity: Activity = field(default_factory=Activity)
 
 
 async def handle_request(
@@ -177,6 +180,7 @@ class _Handler:
             services.keyring.hold(self._keyring)
 
     async def run(self) -> None:
+        self._services.activity.request_began()
         try:
             await self._carry_out(await self._start())
         except trio.Cancelled:
@@ -336,8 +340,9 @@ class _Handler:
     # Telling
 
     def _log_outcome(self) -> None:
-        fields = summarize(self._session, self._phases)
-        self._trace(Summarized(fields=fields))
+        self._trace(Summarized(fields=summarize(self._session, self._phases)))
+        fields = log_fields(self._session, self._phases)
+        self._services.activity.request_ended(fields)
         log = self._services.log
         request = self._session.request
         if request.failure is not None:

@@ -4,16 +4,23 @@ The words of an event come first, then its fields as key=value; a value with bla
 logfmt.  Values may come from a peer: control characters are escaped and each value is bounded, so a line stays a
 line.
 
-Lines go to stderr with -s and on a terminal, else to syslog; to stderr also where no syslog listens.
+In JSON each line is an object of `time`, `level`, `event` and the fields, in ASCII.
+
+Lines go to stderr with -s and on a terminal, else to syslog; to stderr also where no syslog listens.  Where stderr is
+the journal, which keeps time and priority itself, a line begins with its priority (`<4>`, sd-daemon(3)) instead of
+time and level.
 """
 
+import json
 import logging
 import logging.handlers
+import os
 import socket
 import sys
 from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final, Literal, TextIO, cast
 
 import structlog
 
@@ -21,6 +28,12 @@ MAX_VALUE: Final = 600
 """Characters of one value: the longest reasons have about 400."""
 
 SYSLOG_SOCKET: Final = Path("/dev/log")
+LogFormat = Literal["text", "json"]
+"""How a line is written: for people, or for programs."""
+
+PRIORITIES: Final[Mapping[str, int]] = {"debug": 7, "info": 6, "warning": 4, "error": 3}
+"""syslog(3)'s, as sd-daemon(3) has them in front of a line."""
+
 _IDENT: Final = "ktls-agent"
 _CONTROLS: Final[Mapping[int, str]] = {
     number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0))
@@ -38,6 +51,36 @@ def printable(value: object) -> str:
 def render(event: str, fields: Mapping[str, object]) -> str:
     """Make a log line of an event and its fields."""
     return " ".join((printable(event), *(f"{name}={_quoted(value)}" for name, value in fields.items())))
+
+
+def render_json(event: str, fields: Mapping[str, object]) -> str:
+    """Make a log line of an event and its fields, as a JSON object."""
+    return json.dumps({"event": event, **{name: _json_value(value) for name, value in fields.items()}})
+
+
+def _json_value(value: object) -> object:
+    # JSON itself escapes what would end the line.
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    text = str(value)
+    bounded = text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}..."
+    return bounded.encode("utf-8", "backslashreplace").decode()
+
+
+def is_journal(stream: TextIO, value: str | None) -> bool:
+    """Does a stream lead to the journal?
+
+    Args:
+        stream: For example stderr.
+        value: The environment's JOURNAL_STREAM (systemd.exec(5)): the device and inode of the journal's stream.
+    """
+    if value is None:
+        return False
+    try:
+        status = os.fstat(stream.fileno())
+    except OSError:  # io.UnsupportedOperation, too: a stream without a descriptor
+        return False
+    return value == f"{status.st_dev}:{status.st_ino}"
 
 
 def _quoted(value: object) -> str:
@@ -113,29 +156,38 @@ def make_logger(
     *,
     to_stderr: bool,
     debug: bool,
+    log_format: LogFormat = "text",
     stream: TextIO | None = None,
     syslog: Path = SYSLOG_SOCKET,
+    journal: str | None = None,
 ) -> structlog.typing.FilteringBoundLogger:
     """Choose where to log.
 
     Args:
         to_stderr: Log to stderr whatever there is.
         debug: Log debugging lines, too.
+        log_format: How a line is written.
         stream: Instead of stderr.
         syslog: The socket of the local syslog.
+        journal: The environment's JOURNAL_STREAM.
     """
     errors = sys.stderr if stream is None else stream
     inner: StderrLogger | SyslogLogger | None = None
     if not to_stderr and not errors.isatty():
         inner = _syslog(syslog)
-    processors: list[structlog.typing.Processor] = []
+    render_line = _JSON if log_format == "json" else _TEXT
+    processors: list[structlog.typing.Processor] = [render_line.bare]
     if inner is None:
         inner = StderrLogger(errors)
-        processors.append(structlog.processors.TimeStamper(fmt="iso", utc=True, key="_time"))
+        if is_journal(errors, journal):
+            processors = [render_line.bare, _with_priority]
+        else:
+            stamp = structlog.processors.TimeStamper(fmt="iso", utc=True, key="_time")
+            processors = [stamp, render_line.stamped]
     level = logging.DEBUG if debug else logging.INFO
     logger = structlog.wrap_logger(
         inner,
-        processors=[*processors, _render],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
@@ -149,7 +201,34 @@ def _syslog(path: Path) -> SyslogLogger | None:
         return None
 
 
-def _render(_logger: Any, level: str, event: MutableMapping[str, Any]) -> str:
-    time = event.pop("_time", None)
-    line = render(str(event.pop("event")), event)
-    return line if time is None else f"{time} {level:<7} {line}"
+def _text_line(_logger: Any, _level: str, event: MutableMapping[str, Any]) -> str:
+    return render(str(event.pop("event")), event)
+
+
+def _text_line_stamped(logger: Any, level: str, event: MutableMapping[str, Any]) -> str:
+    time = event.pop("_time")
+    return f"{time} {level:<7} {_text_line(logger, level, event)}"
+
+
+def _json_line(_logger: Any, level: str, event: MutableMapping[str, Any]) -> str:
+    return render_json(str(event.pop("event")), {"level": level, **event})
+
+
+def _json_line_stamped(logger: Any, level: str, event: MutableMapping[str, Any]) -> str:
+    return _json_line(logger, level, {"event": event.pop("event"), "time": event.pop("_time"), **event})
+
+
+def _with_priority(_logger: Any, level: str, line: Any) -> str:
+    return f"<{PRIORITIES[level]}>{line}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Renderer:
+    """How a format writes its lines: for where the time is kept already, and for where it is not."""
+
+    bare: structlog.typing.Processor
+    stamped: structlog.typing.Processor
+
+
+_TEXT: Final = _Renderer(bare=_text_line, stamped=_text_line_stamped)
+_JSON: Final = _Renderer(bare=_json_line, stamped=_json_line_stamped)

@@ -66,7 +66,11 @@ class RecordingImpossible(Exception):  # noqa: N818 - a verdict
 
 
 class Recorder:
-    """See the module's docstring."""
+    """See the module's docstring.
+
+    Attributes:
+        dropped: How many recordings were not written.
+    """
 
     def __init__(self, options: RecordingOptions, *, log: Log, wall_clock: Callable[[], dt.datetime]) -> None:
         """Make sure of the directory.
@@ -84,6 +88,7 @@ class Recorder:
         self._wall_clock = wall_clock
         self._agent = version("ktls-agent")
         self._written = 0
+        self.dropped = 0
         self._finished, self._waiting = trio.open_memory_channel[Recording](MAX_WAITING)
         _prepare(options.directory)
 
@@ -104,7 +109,7 @@ class Recorder:
             try:
                 await trio.to_thread.run_sync(self._write, recording, abandon_on_cancel=True)
             except OSError as error:
-                self._log.warning("not recorded", reason=f"{error.strerror}: {error.filename}")
+                self._drop(f"{error.strerror}: {error.filename}")
 
     def stop(self) -> None:
         """Take no more recordings; `run` ends when all are written."""
@@ -112,12 +117,16 @@ class Recorder:
 
     def _finish(self, recording: Recording) -> None:
         if recording.overflowed:
-            self._log.warning("not recorded", reason="The handshake had more steps or bytes than are kept.")
+            self._drop("The handshake had more steps or bytes than are kept.")
         elif not (self._options.only_failures and recording.succeeded):
             try:
                 self._finished.send_nowait(recording)
             except trio.WouldBlock:
-                self._log.warning("not recorded", reason="Writing does not keep up with the handshakes.")
+                self._drop("Writing does not keep up with the handshakes.")
+
+    def _drop(self, reason: str) -> None:
+        self.dropped += 1
+        self._log.warning("not recorded", reason=reason)
 
     def _write(self, recording: Recording) -> None:
         transcript = recording.transcript(agent=self._agent, secrets=self._options.secrets)

@@ -7,6 +7,7 @@ can't be used.
 
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Final
 
 import trio
 
+from ktls_agent.sansio.activity import Activity
 from ktls_agent.sansio.policy import Credentials
 
 from .agent import Agent, AgentError
@@ -26,9 +28,10 @@ from .credentials import (
 from .handler import Log, Services, no_trace_for, wall_clock
 from .keyring import KernelKeyring, KeyringLinks
 from .ktls import KernelKeyInstaller
-from .log import make_logger
+from .log import LogFormat, make_logger
 from .netlink import KernelSocket
 from .recorder import WRITE_SECONDS, Recorder, RecordingImpossible, RecordingOptions
+from .status import StatusImpossible, StatusServer, StatusSource
 from .workers import RELOAD_SIGNALS, STOP_SIGNALS, Supervisor
 
 _MAX_MESSAGE: Final = 4096  # PIPE_BUF: so much is written at once or not at all
@@ -38,7 +41,9 @@ def run_workers(
     configuration_file: Path | None,
     *,
     to_stderr: bool,
+    log_format: LogFormat = "text",
     record: RecordingOptions | None = None,
+    status_socket: Path | None = None,
     count: int,
 ) -> int:
     """Serve until told to stop, in several processes if there are to be more than one.
@@ -46,7 +51,9 @@ def run_workers(
     Args:
         configuration_file: As for `run_service`.
         to_stderr: As for `run_service`.
+        log_format: As for `run_service`.
         record: As for `run_service`.
+        status_socket: As for `run_service`; it tells of one process, so there can be no other.
         count: How many processes serve; beside them one looks after them.
 
     Returns:
@@ -55,13 +62,22 @@ def run_workers(
     Raises:
         AgentError: The agent can't start, or can't go on.
     """
-    work = partial(run_service, configuration_file, to_stderr=to_stderr, record=record)
+    work = partial(
+        run_service,
+        configuration_file,
+        to_stderr=to_stderr,
+        log_format=log_format,
+        record=record,
+        status_socket=status_socket,
+    )
     if count == 1:
         work()
         return os.EX_OK
     told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     supervisor = Supervisor(
-        partial(_work, work, tell), count=count, log=make_logger(to_stderr=to_stderr, debug=False)
+        partial(_work, work, tell),
+        count=count,
+        log=make_logger(to_stderr=to_stderr, debug=False, log_format=log_format),
     )
     code = supervisor.run()
     if code:
@@ -81,14 +97,21 @@ def _work(work: Callable[[], None], tell: int) -> int:
 
 
 def run_service(
-    configuration_file: Path | None, *, to_stderr: bool, record: RecordingOptions | None = None
+    configuration_file: Path | None,
+    *,
+    to_stderr: bool,
+    log_format: LogFormat = "text",
+    record: RecordingOptions | None = None,
+    status_socket: Path | None = None,
 ) -> None:
     """Serve until told to stop.
 
     Args:
         configuration_file: Instead of tlshd's usual places.
         to_stderr: Log to stderr instead of syslog.
+        log_format: How a log line is written.
         record: What to record of the requests; None records nothing.
+        status_socket: Where to tell what the agent does; None tells nothing.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
@@ -99,7 +122,12 @@ def run_service(
     except ConfigurationUnusable as error:
         raise AgentError(str(error), exit_code=os.EX_CONFIG) from error
     configuration = store.current.configuration
-    log = make_logger(to_stderr=to_stderr, debug=configuration.debug.loglevel > 0)
+    log = make_logger(
+        to_stderr=to_stderr,
+        debug=configuration.debug.loglevel > 0,
+        log_format=log_format,
+        journal=os.environ.get("JOURNAL_STREAM"),
+    )
     log.info("starting", pid=os.getpid(), configuration=str(path or "none; defaults"))
     keyring = KernelKeyring()
     keyrings = KeyringLinks(keyring, configuration.keyrings)
@@ -113,7 +141,14 @@ def run_service(
         log=log,
         trace_for=no_trace_for if recorder is None else recorder.trace_for,
     )
-    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log, recorder)
+    source = StatusSource(
+        activity=services.activity,
+        credentials=lambda: store.current,
+        dropped=lambda: 0 if recorder is None else recorder.dropped,
+        started=time.monotonic(),
+    )
+    status = None if status_socket is None else _make_status(status_socket, source)
+    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log, recorder, status)
 
 
 def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:
@@ -130,15 +165,30 @@ def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:
     return recorder
 
 
-async def serve(agent: Agent, store: CredentialStore, log: Log, recorder: Recorder | None = None) -> None:
-    """Run an agent under this process's signals, and its recorder.
+def _make_status(path: Path, source: StatusSource) -> StatusServer:
+    try:
+        return StatusServer(path, source)
+    except StatusImpossible as error:
+        raise AgentError(str(error), exit_code=os.EX_CANTCREAT) from None
+
+
+async def serve(
+    agent: Agent,
+    store: CredentialStore,
+    log: Log,
+    recorder: Recorder | None = None,
+    status: StatusServer | None = None,
+) -> None:
+    """Run an agent under this process's signals, its recorder, and what tells its status.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
     """
     with trio.open_signal_receiver(*STOP_SIGNALS, *RELOAD_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, agent.stop, store, log)
+            nursery.start_soon(_obey, signals, agent, store, log)
+            if status is not None:
+                nursery.start_soon(status.run, log)
             failed = await _run_recorded(agent, log, recorder)
             nursery.cancel_scope.cancel()
     if failed is not None:
@@ -162,19 +212,18 @@ async def _run_recorded(agent: Agent, log: Log, recorder: Recorder | None) -> Ag
     return failed
 
 
-async def _obey(
-    signals: AsyncIterator[int], stop: Callable[[], None], store: CredentialStore, log: Log
-) -> None:
+async def _obey(signals: AsyncIterator[int], agent: Agent, store: CredentialStore, log: Log) -> None:
     async for number in signals:
         if number in STOP_SIGNALS:
             log.info("stopping", signal=signal.Signals(number).name)
-            stop()
+            agent.stop()
         else:
-            _reload(store, log)
+            _reload(store, log, agent.activity)
 
 
-def _reload(store: CredentialStore, log: Log) -> None:
+def _reload(store: CredentialStore, log: Log, activity: Activity) -> None:
     problem = _problem_of(store.reload)
+    activity.reloaded(ok=problem is None)
     if problem is not None:
         log.error("configuration not reloaded, the former one stays in use", reason=problem)
         return

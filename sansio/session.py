@@ -62,6 +62,8 @@ from .steps import (
 )
 from .tls.engine import TlsEngine
 from .tls.parameters import (
+    ClientParameters,
+    ClientPskParameters,
     Entropy,
     HandshakeCompleted,
     HandshakeFailed,
@@ -70,6 +72,8 @@ from .tls.parameters import (
     Parameters,
     PeerCertificate,
     PreSharedKey,
+    ServerParameters,
+    ServerPskParameters,
 )
 from .tls.records import plain_alert
 from .tls.tickets import ticket_waits_untrusted
@@ -180,6 +184,7 @@ class Session:
         peer_address: The peer's address; None if it is not known.
         report: What DONE says; None before it.
         notes: Sentences about what is odd beside the outcome.
+        identities: The own certificates that were chosen for the handshake; several only where the kernel named several.
     """
 
     def __init__(
@@ -198,6 +203,7 @@ class Session:
         self.peer_address: str | None = None
         self.report: SendDone | None = None
         self.notes: list[str] = []
+        self.identities: tuple[Identity, ...] = ()
         self._keys = keys
         self._entropy = entropy
         self._deadlines = deadlines
@@ -343,6 +349,7 @@ class Session:
             parameters = self._choose(asked, credentials, now)
         except RequestRefused as refused:
             return self._obey(self.request.local_failure(refused.failure))
+        self.identities = _own_identities(parameters)
         engine = self._engine = self._make_engine(parameters, self._draw, self._trace)
         engine.start()
         return self._go_on(engine)
@@ -520,3 +527,15 @@ class Session:
 
 def _found(key: PreSharedKey) -> FoundPsk:
     return FoundPsk(serial=key.serial or 0, identity=key.identity, hash_name=key.hash_name, secret=key.secret)
+
+
+def _own_identities(parameters: Parameters) -> tuple[Identity, ...]:
+    match parameters:
+        case ClientParameters(identity=identity):
+            return () if identity is None else (identity,)
+        case ServerParameters(identities=identities):
+            return identities
+        case ClientPskParameters() | ServerPskParameters():
+            return ()
+        case _:
+            assert_never(parameters)

@@ -329,7 +329,7 @@ class Summarized:
     """The request is over.
 
     Attributes:
-        fields: The fields of its log line.
+        fields: The fields of its log line, without what other steps tell (`summary.summarize`).
     """
 
     fields: dict[str, str | int | float]

@@ -1,7 +1,7 @@
 """The one log line of a request: who, what, how long, and why not."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from .request import (
@@ -14,7 +14,8 @@ from .request import (
     ServerX509,
 )
 from .session import Session
-from .tls.parameters import HandshakeCompleted
+from .tls.certificates import load_certificate_untrusted, name_text
+from .tls.parameters import HandshakeCompleted, Identity
 from .tls.psk import shown_identity
 
 ROLES: Final[dict[type[HandshakeRequest | InvalidRequest], tuple[str, str]]] = {
@@ -26,6 +27,12 @@ ROLES: Final[dict[type[HandshakeRequest | InvalidRequest], tuple[str, str]]] = {
     InvalidRequest: ("unknown", "unknown"),
 }
 """A request's role and authentication mode, in words."""
+
+TLS_VERSION: Final = "TLS 1.3"
+"""The one that is spoken."""
+
+MAX_NAMES_TOLD: Final = 8
+"""Alternative names of a peer that a line tells; a certificate may have hundreds."""
 
 Fields = dict[str, str | int | float]
 
@@ -56,6 +63,37 @@ def summarize(session: Session, phases: Mapping[str, float]) -> Fields:
         **_durations(request.accepted_at, phases),
     }
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def log_fields(session: Session, phases: Mapping[str, float]) -> Fields:
+    """Make all fields of a finished request's log line: `summarize`'s, and what a transcript has in its own steps.
+
+    Args:
+        session: The request.
+        phases: As for `summarize`.
+    """
+    return {**summarize(session, phases), **_details(session)}
+
+
+def _details(session: Session) -> Fields:
+    completed = session.completed
+    details: dict[str, str | None] = {
+        "version": None if completed is None else TLS_VERSION,
+        "identity": ", ".join(map(_subject, session.identities)) or None,
+        "names": None if completed is None or completed.peer is None else _listed(completed.peer.names),
+        "sni": None if completed is None else completed.server_name,
+    }
+    return {name: value for name, value in details.items() if value is not None}
+
+
+def _subject(identity: Identity) -> str:
+    return name_text(load_certificate_untrusted(identity.chain[0]).subject)
+
+
+def _listed(names: Sequence[str]) -> str | None:
+    more = len(names) - MAX_NAMES_TOLD
+    shown = ", ".join(names[:MAX_NAMES_TOLD])
+    return f"{shown} and {more} more" if more > 0 else shown or None
 
 
 def status_name(status: int) -> str:

@@ -3,31 +3,38 @@
 import datetime as dt
 from dataclasses import replace
 
+import pytest
+
 from ktls_agent.sansio.lifecycle import Deadlines, SendDone
 from ktls_agent.sansio.request import (
+    ClientAnon,
     ClientPsk,
     ClientX509,
     HandshakeRequest,
     InvalidRequest,
+    ServerPsk,
     ServerX509,
 )
 from ktls_agent.sansio.session import Session
 from ktls_agent.sansio.status import Cause, failure
-from ktls_agent.sansio.summary import summarize
+from ktls_agent.sansio.summary import MAX_NAMES_TOLD, log_fields, summarize
 from ktls_agent.sansio.tls.parameters import HandshakeCompleted, PeerCertificate
-from tests.test_session import NoKeys
+from tests.io_trio.house import full_credentials
+from tests.pki import NOW
+from tests.test_session import NoKeys, stage
 
+PEER = PeerCertificate(
+    chain=(b"",),
+    subject="CN=a",
+    names=(),
+    issuer="CN=b",
+    not_after=dt.datetime(2030, 1, 1, tzinfo=dt.UTC),
+)
 COMPLETED = HandshakeCompleted(
     cipher_suite="AES_256_GCM",
     group="x25519",
     alpn=b"\xffx",
-    peer=PeerCertificate(
-        chain=(b"",),
-        subject="CN=a",
-        names=(),
-        issuer="CN=b",
-        not_after=dt.datetime(2030, 1, 1, tzinfo=dt.UTC),
-    ),
+    peer=PEER,
     server_name=None,
 )
 
@@ -123,3 +130,44 @@ def test_what_is_not_known_is_left_out() -> None:
         "auth": "x509",
         "total_ms": 0.0,
     }
+
+
+def test_the_log_line_tells_more_of_a_success() -> None:
+    done = stage("server").session
+    done.completed = replace(
+        COMPLETED, server_name="server.test", peer=replace(PEER, names=("DNS:a", "DNS:b"))
+    )
+    fields = log_fields(done, {})
+    assert {name: fields[name] for name in ("version", "names", "sni")} == {
+        "version": "TLS 1.3",
+        "names": "DNS:a, DNS:b",
+        "sni": "server.test",
+    }
+    assert fields.items() >= summarize(done, {}).items()
+
+
+def test_of_many_names_the_log_line_tells_a_few() -> None:
+    over = session(
+        ServerX509(sockfd=3), completed=replace(COMPLETED, peer=replace(PEER, names=("DNS:a",) * 60))
+    )
+    assert log_fields(over, {})["names"] == f"{'DNS:a, ' * MAX_NAMES_TOLD}".rstrip(", ") + " and 52 more"
+
+
+@pytest.mark.parametrize(
+    ("request_", "subject"),
+    [
+        (ServerX509(sockfd=3), "CN=server.test"),
+        (ClientX509(sockfd=3, peername="server.test"), "CN=client.test"),
+    ],
+)
+def test_the_log_line_names_the_own_certificate(request_: HandshakeRequest, subject: str) -> None:
+    made = session(request_)
+    made.start(full_credentials(), peer_address="192.0.2.1", wall_clock=NOW)
+    assert log_fields(made, {})["identity"] == subject
+
+
+@pytest.mark.parametrize("request_", [ClientAnon(sockfd=3, peername="server.test"), ServerPsk(sockfd=3)])
+def test_a_handshake_without_an_own_certificate_names_none(request_: HandshakeRequest) -> None:
+    made = session(request_)
+    made.start(full_credentials(), peer_address="192.0.2.1", wall_clock=NOW)
+    assert not {"identity", "version", "names", "sni"} & log_fields(made, {}).keys()

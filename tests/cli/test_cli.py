@@ -1,6 +1,5 @@
 """The command line, as people and service managers meet it."""
 
-import os
 import subprocess
 import sys
 import time
@@ -35,6 +34,9 @@ def test_explains_itself(flag: str) -> None:
     assert code == 0
     assert [line.split()[0] for line in out.partition("Commands:\n")[2].splitlines()] == [
         "run",
+        "status",
+        "check",
+        "probe",
         "explain",
         "replay",
         "demo",
@@ -81,12 +83,23 @@ def test_a_configuration_that_can_not_be_used_is_one_line(
 
 
 def test_an_agent_that_can_not_serve_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path | None, *, to_stderr: bool, record: object, count: int) -> int:
-        assert (path, to_stderr, record, count) == (None, True, None, len(os.sched_getaffinity(0)))
+    def refuse(path: Path | None, **options: object) -> int:
+        assert path is None
+        assert options == {
+            "to_stderr": True,
+            "log_format": "json",
+            "record": None,
+            "status_socket": Path("/run/x"),
+            "count": 1,
+        }
         raise AgentError("This kernel has no handshake service.", exit_code=69)
 
     monkeypatch.setattr("ktls_agent.io_trio.service.run_workers", refuse)
-    assert invoke("run", "--stderr") == (69, "", "ktls-agent: This kernel has no handshake service.\n")
+    assert invoke("run", "--stderr", "--log-format", "json", "--status-socket", "/run/x") == (
+        69,
+        "",
+        "ktls-agent: This kernel has no handshake service.\n",
+    )
 
 
 def test_a_stop_in_order_ends_with_0(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Log lines: one event, one line, whatever a peer puts into it."""
 
 import io
+import json
+import os
 import socket
 from pathlib import Path
 
@@ -8,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ktls_agent.io_trio.log import MAX_VALUE, make_logger, printable, render
+from ktls_agent.io_trio.log import (
+    MAX_VALUE,
+    LogFormat,
+    is_journal,
+    make_logger,
+    printable,
+    render,
+    render_json,
+)
 
 
 @pytest.mark.parametrize(
@@ -89,3 +99,71 @@ def test_syslog_gets_the_line_with_its_priority(tmp_path: Path, capsys: pytest.C
         b"<27>ktls-agent: d\0",
     ]
     assert stream.getvalue() == ""
+
+
+def test_a_json_line_is_an_object_with_time_and_level() -> None:
+    stream = io.StringIO()
+    log = make_logger(to_stderr=True, debug=False, log_format="json", stream=stream)
+    log.warning("handshake failed", role="client", total_ms=1.5, remote="a\nb\udcff")
+    (line,) = stream.getvalue().splitlines()
+    parsed = json.loads(line)
+    assert parsed.pop("time").endswith("Z")
+    assert parsed == {
+        "event": "handshake failed",
+        "level": "warning",
+        "role": "client",
+        "total_ms": 1.5,
+        "remote": "a\nb\\udcff",
+    }
+
+
+@given(st.text())
+def test_any_value_stays_on_its_json_line(text: str) -> None:
+    line = render_json("event", {"peer": text, "ok": True, "none": None})
+    assert len(line.splitlines()) == 1
+    assert line.isascii()
+    assert json.loads(line)["ok"] is True
+
+
+def test_a_json_value_is_bounded() -> None:
+    assert json.loads(render_json("e", {"long": "x" * (MAX_VALUE + 1)}))["long"] == f"{'x' * MAX_VALUE}..."
+
+
+@pytest.mark.parametrize(
+    ("log_format", "lines"),
+    [
+        ("text", ["<7>a", "<6>b x=1", "<4>c", "<3>d"]),
+        (
+            "json",
+            [
+                '<7>{"event": "a", "level": "debug"}',
+                '<6>{"event": "b", "level": "info", "x": 1}',
+                '<4>{"event": "c", "level": "warning"}',
+                '<3>{"event": "d", "level": "error"}',
+            ],
+        ),
+    ],
+)
+def test_the_journal_gets_priorities(log_format: LogFormat, lines: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    with path.open("w") as stream:
+        status = os.fstat(stream.fileno())
+        log = make_logger(
+            to_stderr=True,
+            debug=True,
+            log_format=log_format,
+            stream=stream,
+            journal=f"{status.st_dev}:{status.st_ino}",
+        )
+        log.debug("a")
+        log.info("b", x=1)
+        log.warning("c")
+        log.error("d")
+    assert path.read_text().splitlines() == lines
+
+
+def test_a_stream_that_is_not_the_journals_is_seen(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("w") as stream:
+        assert not is_journal(stream, None)
+        assert not is_journal(stream, "1:1")
+    assert not is_journal(io.StringIO(), "1:1")

@@ -12,8 +12,9 @@ from ktls_agent.io_trio.agent import Agent, AgentError
 from ktls_agent.io_trio.credentials import ConfigurationUnusable, CredentialStore
 from ktls_agent.io_trio.handler import Services, no_trace_for, wall_clock
 from ktls_agent.io_trio.recorder import Recorder, RecordingOptions
-from ktls_agent.io_trio.service import run_service, serve
+from ktls_agent.io_trio.service import _make_status, run_service, serve
 from ktls_agent.io_trio.simulation.machine import Machine, connected_pair
+from ktls_agent.io_trio.status import StatusSource
 from ktls_agent.sansio.netlink.spec import Auth
 from ktls_agent.sansio.policy import Credentials
 from tests.io_trio.house import Log, full_credentials, server_request, until
@@ -91,6 +92,25 @@ async def test_a_signal_reads_the_configuration_again(number: signal.Signals, nu
         ("warning", "configuration", {"warning": "It is odd."}),
     ]
     daemon.agent.stop()
+
+
+async def test_tells_its_status_and_counts_reloads(tmp_path: Path, nursery: trio.Nursery) -> None:
+    daemon = Daemon(Machine())
+    path = tmp_path / "status.sock"
+    status = _make_status(
+        path,
+        StatusSource(
+            activity=daemon.agent.activity, credentials=lambda: daemon.store.current, dropped=int, started=0.0
+        ),
+    )
+    nursery.start_soon(serve, daemon.agent, daemon.store, daemon.log, None, status)
+    await until(lambda: "ready" in daemon.events())
+    daemon.problem = "It is broken."
+    os.kill(os.getpid(), signal.SIGHUP)
+    await until(lambda: daemon.agent.activity.reloads["failed"] == 1)
+    daemon.agent.stop()
+    await until(lambda: "stopped" in daemon.events())
+    assert not path.exists()
 
 
 async def test_an_agent_that_can_not_start_ends_it() -> None:

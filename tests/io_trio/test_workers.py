@@ -205,7 +205,7 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(service_module, "run_service", lambda *_, **named: calls.append(named))
     assert run_workers(None, to_stderr=True, count=1) == 0
-    assert calls == [{"to_stderr": True, "record": None}]
+    assert calls == [{"to_stderr": True, "log_format": "text", "record": None, "status_socket": None}]
 
 
 def test_why_none_can_serve_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
