@@ -215,3 +215,9 @@ def test_recording_options_reach_the_service(monkeypatch: pytest.MonkeyPatch, tm
         RecordingOptions(directory=tmp_path, only_failures=True, secrets=True),
         RecordingOptions(directory=tmp_path, only_failures=False, secrets=False),
     ]
+
+
+def test_a_status_socket_tells_of_one_process() -> None:
+    code, _, err = invoke("run", "--status-socket", "/run/x", "--workers", "2")
+    assert code == 2
+    assert "--status-socket tells of one process: it goes with --workers 1" in err
