@@ -30,6 +30,7 @@ from .keyring import KernelKeyring, KeyringLinks
 from .ktls import KernelKeyInstaller
 from .log import LogFormat, make_logger
 from .netlink import KernelSocket
+from .notify import Notifier
 from .recorder import WRITE_SECONDS, Recorder, RecordingImpossible, RecordingOptions
 from .status import StatusImpossible, StatusServer, StatusSource
 from .workers import RELOAD_SIGNALS, STOP_SIGNALS, Supervisor
@@ -148,7 +149,9 @@ def run_service(
         started=time.monotonic(),
     )
     status = None if status_socket is None else _make_status(status_socket, source)
-    trio.run(serve, Agent(services, open_socket=KernelSocket), store, log, recorder, status)
+    agent = Agent(services, open_socket=KernelSocket)
+    notifier = Notifier.from_environment(os.environ)
+    trio.run(partial(serve, agent, store, log, recorder, status=status, notifier=notifier))
 
 
 def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:
@@ -177,33 +180,39 @@ async def serve(
     store: CredentialStore,
     log: Log,
     recorder: Recorder | None = None,
+    *,
     status: StatusServer | None = None,
+    notifier: Notifier | None = None,
 ) -> None:
-    """Run an agent under this process's signals, its recorder, and what tells its status.
+    """Run an agent under this process's signals, its recorder, what tells its status and what tells systemd.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
     """
+    tell = Notifier() if notifier is None else notifier
     with trio.open_signal_receiver(*STOP_SIGNALS, *RELOAD_SIGNALS) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, agent, store, log)
+            nursery.start_soon(_obey, signals, agent, store, log, tell)
+            nursery.start_soon(tell.keep_awake)
             if status is not None:
                 nursery.start_soon(status.run, log)
-            failed = await _run_recorded(agent, log, recorder)
+            failed = await _run_recorded(agent, log, recorder, tell)
             nursery.cancel_scope.cancel()
     if failed is not None:
         raise failed
     log.info("stopped", pid=os.getpid())
 
 
-async def _run_recorded(agent: Agent, log: Log, recorder: Recorder | None) -> AgentError | None:
+async def _run_recorded(
+    agent: Agent, log: Log, recorder: Recorder | None, tell: Notifier
+) -> AgentError | None:
     """Run the agent, then let the recorder finish; why the agent could not go on, if so."""
     failed: AgentError | None = None
     async with trio.open_nursery() as nursery:
         if recorder is not None:
             nursery.start_soon(recorder.run)
         try:
-            await agent.run(on_ready=partial(log.info, "ready", pid=os.getpid()))
+            await agent.run(on_ready=partial(_tell_ready, log, tell))
         except AgentError as error:
             failed = error
         if recorder is not None:
@@ -212,13 +221,23 @@ async def _run_recorded(agent: Agent, log: Log, recorder: Recorder | None) -> Ag
     return failed
 
 
-async def _obey(signals: AsyncIterator[int], agent: Agent, store: CredentialStore, log: Log) -> None:
+def _tell_ready(log: Log, tell: Notifier) -> None:
+    log.info("ready", pid=os.getpid())
+    tell.ready()
+
+
+async def _obey(
+    signals: AsyncIterator[int], agent: Agent, store: CredentialStore, log: Log, tell: Notifier
+) -> None:
     async for number in signals:
         if number in STOP_SIGNALS:
             log.info("stopping", signal=signal.Signals(number).name)
+            tell.stopping()
             agent.stop()
         else:
+            tell.reloading()
             _reload(store, log, agent.activity)
+            tell.ready()
 
 
 def _reload(store: CredentialStore, log: Log, activity: Activity) -> None:

@@ -48,6 +48,7 @@ MAX_TRANSCRIPT_BYTES: Final = 4 << 20
 MAX_STEPS: Final = 4096
 """The largest handshake, in records of 32 bytes; ordinary ones have about fifty steps."""
 
+_TIME_DIGITS: Final = 6  # microseconds
 _MAX_SAID: Final = 200
 """Characters of a library's own words about a line."""
 
@@ -111,7 +112,7 @@ def _lines(transcript: Transcript) -> Iterator[bytes]:
     yield _line(header)
     for timed in transcript.steps:
         members = _converter.unstructure(timed.step, unstructure_as=Step)
-        yield _line({"at": round(timed.at, 6), "step": members.pop("step"), **members})
+        yield _line({"at": round(timed.at, _TIME_DIGITS), "step": members.pop("step"), **members})
 
 
 def _line(members: dict[str, Any]) -> bytes:
@@ -223,7 +224,7 @@ def _read_header(members: dict[str, Any]) -> Transcript:
 
 
 def _read_step(members: dict[str, Any]) -> TimedStep:
-    at = _converter.structure(members.pop("at", None), float)
+    at = round(_converter.structure(members.pop("at", None), float), _TIME_DIGITS)
     step: Step = _converter.structure(members, Step)  # type: ignore[arg-type]  # a union is no class
     return TimedStep(at=at, step=step)
 

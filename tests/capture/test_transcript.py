@@ -91,6 +91,10 @@ def test_says_which_line_is_wrong(data: bytes, said: str) -> None:
     assert said in str(caught.value)
 
 
+def test_times_are_microseconds() -> None:
+    assert decode_transcript_untrusted(changed(1, at=0.12345678)).steps[0].at == 0.123457
+
+
 @given(st.data())
 def test_only_its_own_error_escapes(data: st.DataObject) -> None:
     good = encode_transcript(transcript(data.draw(st.sampled_from(list(PLAYS)))))

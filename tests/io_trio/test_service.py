@@ -2,6 +2,7 @@
 
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ async def test_tells_its_status_and_counts_reloads(tmp_path: Path, nursery: trio
             activity=daemon.agent.activity, credentials=lambda: daemon.store.current, dropped=int, started=0.0
         ),
     )
-    nursery.start_soon(serve, daemon.agent, daemon.store, daemon.log, None, status)
+    nursery.start_soon(partial(serve, daemon.agent, daemon.store, daemon.log, status=status))
     await until(lambda: "ready" in daemon.events())
     daemon.problem = "It is broken."
     os.kill(os.getpid(), signal.SIGHUP)
