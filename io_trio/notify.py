@@ -34,7 +34,8 @@ class Notifier:
     def from_environment(cls, environment: Mapping[str, str]) -> "Notifier":
         """Read NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID; what is malformed counts as absent."""
         microseconds = environment.get("WATCHDOG_USEC", "")
-        watched = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        # The main process is this one, or the one that looks after this worker.
+        watched = environment.get("WATCHDOG_PID") in (None, str(os.getpid()), str(os.getppid()))
         seconds = (
             int(microseconds) / 1e6 if watched and microseconds.isascii() and microseconds.isdigit() else 0
         )

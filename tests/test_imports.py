@@ -73,14 +73,14 @@ def test_relative_imports_stay_inside_their_folder(path: Path) -> None:
     assert [(line, level) for line, level in relative_imports(path) if level > depth] == []
 
 
-def test_only_the_connection_and_its_messages_touch_tlslite() -> None:
+def test_only_the_connection_its_messages_and_settings_touch_tlslite() -> None:
     users = {
         str(path.relative_to(ROOT))
         for path in modules(*FOLDERS)
         for _, name in absolute_imports(path)
         if name.split(".")[0] == "tlslite"
     }
-    assert users == {"sansio/tls/connection.py", "sansio/tls/messages.py"}
+    assert users == {f"sansio/tls/{name}.py" for name in ("connection", "messages", "settings")}
 
 
 def test_only_the_netlink_messages_touch_pyroute2() -> None:

@@ -90,17 +90,6 @@ _IN_CERTIFICATE_REQUEST: Final = frozenset(
         _E.SIGNATURE_ALGORITHMS_CERT,
     }
 )
-# What tlslite-ng puts into a ClientHello and we take out again.
-_UNWANTED: Final = frozenset(
-    {
-        _E.POST_HANDSHAKE_AUTH,  # the kernel can't do it
-        _E.SESSION_TICKET,  # TLS 1.2
-        _E.EC_POINT_FORMATS,  # TLS 1.2
-        _E.CERT_TYPE,  # OpenPGP certificates, TLS 1.2
-        _E.SERVER_NAME,  # set here, since tlslite-ng refuses names with an underscore
-    }
-)
-
 DONE_WITH: Final = frozenset(
     {
         _E.SERVER_NAME,  # tlslite-ng stumbles over an empty list, and refuses names with an underscore
@@ -108,12 +97,6 @@ DONE_WITH: Final = frozenset(
     }
 )
 """What a server looks at here, and hides from tlslite-ng."""
-UNWANTED_WITH_CERTIFICATES: Final = _UNWANTED | {
-    _E.PSK_KEY_EXCHANGE_MODES  # RFC 8446, 4.2.9: servers SHOULD NOT send tickets then; OpenSSL and GnuTLS do
-}
-UNWANTED_WITH_KEYS: Final = _UNWANTED | {
-    _E.SIGNATURE_ALGORITHMS  # without it no server can answer with a certificate (RFC 8446, 4.2.3)
-}
 
 _NOT_IN_CLIENT_HELLO: Final = frozenset({_E.OID_FILTERS})
 

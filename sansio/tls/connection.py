@@ -1,4 +1,4 @@
-"""tlslite-ng at work: the only module that touches it.
+"""tlslite-ng at work: with `messages` and `settings`, all that touches it.
 
 tlslite-ng's TLSConnection holds the handshake's state machine and builds the messages; its generators say 0 when
 they want to read.  `Connection` takes away everything below and beside that:
@@ -10,7 +10,9 @@ they want to read.  `Connection` takes away everything below and beside that:
 * keys, signatures, HKDF and the transcript are `primitives`'.  Where tlslite-ng calls such a function by its global
   name, the method is rebuilt with other globals (`_rebound`), so that tlslite-ng itself stays as it is for
   everybody else in the process;
-* choices (suite, certificate, scheme) are ours, and no certificate is ever parsed by tlslite-ng.
+* choices (suite, certificate, scheme) are ours, and no certificate is ever parsed by tlslite-ng;
+* what a kernel's agent never needs is not computed: exporter and resumption secrets, the record of a session, the
+  suites of older versions.
 
 Its own socket code, record layer, cipher, key and certificate classes never run.
 """
@@ -26,7 +28,6 @@ from tlslite.constants import CertificateType, CipherSuite, HashAlgorithm, Signa
 from tlslite.constants import ContentType as TlsliteContentType
 from tlslite.errors import TLSDecryptionFailed, TLSIllegalParameterException
 from tlslite.extensions import TLSExtension
-from tlslite.handshakesettings import HandshakeSettings
 from tlslite.messages import (
     Certificate,
     CertificateRequest,
@@ -45,7 +46,7 @@ from ..ktls import KernelSecrets
 from ..status import Alert, Cause
 from ..steps import Trace
 from . import checks
-from .adapters import CIPHER_NAMES, CertificateBytes, KeyExchange, NoSocket, OwnKey, PeerKey, RecordProtection
+from .adapters import CertificateBytes, KeyExchange, NoSocket, OwnKey, PeerKey, RecordProtection
 from .checks import ExtensionType
 from .errors import refused, violation
 from .messages import (
@@ -87,6 +88,7 @@ from .primitives import (
 )
 from .psk import KeyChoice, OfferedKeys, suites_for
 from .records import ContentType, HandshakeType, RecordReader, RecordWriter
+from .settings import Settings, psk_config, settings_for, settings_with
 
 Steps = Generator[Any, None, None]
 """What tlslite-ng's generators yield: 0 for more input, and at their end the message or the result."""
@@ -235,50 +237,6 @@ class _RecordLayer(TLSRecordLayer):
 _init_connection: Final = rebound(TLSConnection.__init__, {**_GLOBALS, "TLSRecordLayer": _RecordLayer})
 
 
-# Settings
-
-
-class _Settings(HandshakeSettings):
-    def validate(self) -> "_Settings":
-        """tlslite-ng validates, and copies, at each handshake; these are checked once, when they are made."""
-        return self
-
-
-@lru_cache(maxsize=64)
-def _settings(suites: tuple[str, ...], groups: tuple[str, ...], key_shares: tuple[str, ...]) -> _Settings:
-    settings = _Settings()
-    settings.versions = [checks.TLS_1_3]
-    settings.minVersion = settings.maxVersion = checks.TLS_1_3
-    settings.cipherNames = [CIPHER_NAMES[name] for name in suites]
-    settings.eccCurves = list(groups)
-    settings.keyShares = list(key_shares)
-    settings.dhGroups = []
-    settings.record_size_limit = None
-    settings.use_heartbeat_extension = False
-    settings.usePaddingExtension = False
-    settings.useExtendedMasterSecret = False
-    settings.useEncryptThenMAC = False
-    settings.certificate_compression_send = []
-    settings.certificate_compression_receive = []
-    settings.ticketKeys = []
-    settings.ticket_count = 0
-    HandshakeSettings.validate(settings)
-    return settings
-
-
-def _psk_settings(settings: _Settings, keys: Iterable[PreSharedKey], *, allow_psk_ke: bool) -> _Settings:
-    """Settings of one handshake's own, with its keys."""
-    own = _Settings.__new__(_Settings)
-    own.__dict__.update(vars(settings))
-    own.pskConfigs = [_psk_config(key) for key in keys]
-    own.psk_modes = ["psk_dhe_ke", "psk_ke"] if allow_psk_ke else ["psk_dhe_ke"]
-    return own
-
-
-def _psk_config(key: PreSharedKey) -> tuple[bytes, bytes, str]:
-    return key.identity, key.secret, key.hash_name
-
-
 # The connection
 
 _NO_KEY: Final = PreSharedKey(identity=b"\x00", secret=bytes(32), hash_name="sha256")
@@ -362,22 +320,22 @@ class Connection(TLSConnection):
         self._own_chain = chain
         self._server_name = parameters.server_name
         self._suites = parameters.cipher_suites
-        settings = _settings(self._suites, parameters.groups, parameters.key_shares)
+        settings = settings_for(self._suites, parameters.groups, parameters.key_shares)
         return self._as_client(chain, key, settings, parameters.alpn)
 
     def _client_psk_steps(self, parameters: ClientPskParameters) -> Steps:
         self._server_name = parameters.server_name
         self._suites = suites_for(parameters.cipher_suites, parameters.keys)
         self._offered_keys = OfferedKeys(parameters.keys, allow_psk_ke=parameters.allow_psk_ke)
-        self._own_settings = _psk_settings(
-            _settings(self._suites, parameters.groups, parameters.key_shares),
+        self._own_settings = settings_with(
+            settings_for(self._suites, parameters.groups, parameters.key_shares),
             parameters.keys,
             allow_psk_ke=parameters.allow_psk_ke,
         )
         return self._as_client(None, None, self._own_settings, parameters.alpn)
 
     def _as_client(
-        self, chain: Chain | None, key: OwnKey | None, settings: _Settings, alpn: Sequence[bytes]
+        self, chain: Chain | None, key: OwnKey | None, settings: Settings, alpn: Sequence[bytes]
     ) -> Steps:
         names = [bytearray(name) for name in alpn] or None
         steps = self.handshakeClientCert(chain, key, settings=settings, async_=True, alpn=names)
@@ -385,7 +343,7 @@ class Connection(TLSConnection):
 
     def _server_steps(self, parameters: ServerParameters) -> Steps:
         self._suites = parameters.cipher_suites
-        settings = _settings(self._suites, parameters.groups, parameters.groups)
+        settings = settings_for(self._suites, parameters.groups, parameters.groups)
         wants_certificate = parameters.verifier is not None
         return self._as_server(
             parameters.identities[0], settings, parameters.alpn, wants_certificate=wants_certificate
@@ -394,8 +352,8 @@ class Connection(TLSConnection):
     def _server_psk_steps(self, parameters: ServerPskParameters) -> Steps:
         self._key_choice = KeyChoice()
         self._suites = parameters.cipher_suites
-        settings = _psk_settings(
-            _settings(self._suites, parameters.groups, parameters.groups),
+        settings = settings_with(
+            settings_for(self._suites, parameters.groups, parameters.groups),
             [_NO_KEY],
             allow_psk_ke=parameters.allow_psk_ke,
         )
@@ -404,7 +362,7 @@ class Connection(TLSConnection):
     def _as_server(
         self,
         identity: Identity | None,
-        settings: _Settings,
+        settings: Settings,
         alpn: Sequence[bytes],
         *,
         wants_certificate: bool,
@@ -450,7 +408,7 @@ class Connection(TLSConnection):
 
     # tlslite-ng's methods, replaced
 
-    def _clientSendClientHello(self, settings: _Settings, *_arguments: object) -> Steps:
+    def _clientSendClientHello(self, settings: Settings, *_arguments: object) -> Steps:
         session_id = _get_random_bytes(32)
         groups = [GROUPS_BY_NAME[name].number for name in settings.keyShares]
         shares = [self._genKeyShareEntry(group, checks.TLS_1_3) for group in groups]
@@ -520,7 +478,7 @@ class Connection(TLSConnection):
 
     def _server_select_certificate(
         self,
-        settings: _Settings,
+        settings: Settings,
         client_hello: Any,
         cipher_suites: object,
         cert_chain: object,
@@ -528,7 +486,7 @@ class Connection(TLSConnection):
         version: object,
     ) -> tuple[int, str | None, Chain | None, OwnKey | None]:
         if self._psk is not None:
-            settings.pskConfigs = [_psk_config(self._psk)]
+            settings.pskConfigs = [psk_config(self._psk)]
             return self._choose_suite(client_hello, suites_for(self._suites, (self._psk,))), None, None, None
         parameters = cast("ServerParameters", self._parameters)
         suite = self._choose_suite(client_hello, self._suites)
@@ -665,7 +623,7 @@ class Connection(TLSConnection):
         if self._offered_keys is not None and not retry:
             self._psk = self._offered_keys.judge(hello)
             # tlslite-ng looks the secret up by the identity, which several keys may have.
-            self._own_settings.pskConfigs = [_psk_config(self._psk)]
+            self._own_settings.pskConfigs = [psk_config(self._psk)]
         self._retried = self._retried or retry
         self._server_hello = hello
 

@@ -15,7 +15,7 @@ the process.
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from tlslite import messages
 from tlslite.constants import CertificateType, GroupName, PskKeyExchangeMode
@@ -232,7 +232,7 @@ PARSERS: Final[dict[int, Callable[..., Any]]] = {
     HandshakeType.CLIENT_HELLO: lambda _: _ClientHello(),
     HandshakeType.SERVER_HELLO: lambda _: _ServerHello(),
     HandshakeType.ENCRYPTED_EXTENSIONS: lambda _: _EncryptedExtensions(),
-    HandshakeType.CERTIFICATE_REQUEST: lambda _: _CertificateRequest(checks.TLS_1_3),
+    HandshakeType.CERTIFICATE_REQUEST: lambda _: cast("Any", _CertificateRequest)(checks.TLS_1_3),
     HandshakeType.CERTIFICATE: lambda _: CertificateMessage(CertificateType.x509, checks.TLS_1_3),
     HandshakeType.CERTIFICATE_VERIFY: lambda _: CertificateVerify(checks.TLS_1_3),
     HandshakeType.FINISHED: lambda length: Finished(checks.TLS_1_3, length),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.bench.ends import cases
 from tests.bench.gnutls import benchmark as benchmark_gnutls
-from tests.bench.instructions import find_counter, instructions_of
+from tests.bench.instructions import COUNTED, find_counter, instructions_of
 from tests.bench.measure import Comparison, compare, median_cost
 from tests.bench.parts import parts
 from tests.bench.report import as_json, draw, handshake_table, parts_table, table, versions
@@ -32,7 +32,7 @@ def count_instructions() -> dict[str, int]:
     if counter is None:
         print("no instructions counted: neither perf nor valgrind works here")
         return {}
-    counted = {case.name: instructions_of(counter, index) for index, case in enumerate(cases())}
+    counted = {name: instructions_of(counter, name) for name in COUNTED}
     rows = [(f"instructions, by {counter.name}", "millions")]
     print(table([*rows, *((name, f"{count / 1e6:.2f}") for name, count in counted.items())]), end="\n\n")
     return counted

@@ -8,7 +8,7 @@ import functools
 import os
 import ssl
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
@@ -123,15 +123,21 @@ class Case:
     ssl: Pair
 
 
+CASES: Final[Mapping[str, Callable[[], Case]]] = {
+    "X25519, ECDSA P-256": lambda: _certificates("X25519, ECDSA P-256", "p256", mutual=False),
+    "X25519, ECDSA P-256, one key share": lambda: _certificates(
+        "X25519, ECDSA P-256, one key share", "p256", mutual=False, one_share=True
+    ),
+    "X25519, RSA-2048": lambda: _certificates("X25519, RSA-2048", "rsa2048", mutual=False),
+    "X25519, ECDSA P-256, mutual": lambda: _certificates("X25519, ECDSA P-256, mutual", "p256", mutual=True),
+    "X25519, PSK": lambda: Case(name="X25519, PSK", ours=_our_psk(), ssl=_ssl_psk()),
+}
+"""What makes each case, its certificates with it."""
+
+
 def cases() -> tuple[Case, ...]:
     """The kinds of handshake that are measured."""
-    return (
-        _certificates("X25519, ECDSA P-256", "p256", mutual=False),
-        _certificates("X25519, ECDSA P-256, one key share", "p256", mutual=False, one_share=True),
-        _certificates("X25519, RSA-2048", "rsa2048", mutual=False),
-        _certificates("X25519, ECDSA P-256, mutual", "p256", mutual=True),
-        Case(name="X25519, PSK", ours=_our_psk(), ssl=_ssl_psk()),
-    )
+    return tuple(make() for make in CASES.values())
 
 
 def _certificates(name: str, key_type: pki.KeyType, *, mutual: bool, one_share: bool = False) -> Case:

@@ -7,6 +7,7 @@ calls one Python function for each handshake.
 import _ssl
 import ctypes
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,10 +22,9 @@ _kept: list[Any] = []
 
 def use_psk(client: ssl.SSLContext, server: ssl.SSLContext, identity: bytes, secret: bytes) -> None:
     """Give both contexts the same key."""
-    if hasattr(client, "set_psk_client_callback"):
-        newer: Any = server
+    if sys.version_info >= (3, 13):
         client.set_psk_client_callback(lambda _hint: (identity.decode(), secret))
-        newer.set_psk_server_callback(lambda _identity: secret)
+        server.set_psk_server_callback(lambda _identity: secret)
         return
 
     def offer(_ssl: Any, _hint: Any, name: Any, _room: int, key: Any, _size: int) -> int:

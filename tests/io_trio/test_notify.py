@@ -90,6 +90,7 @@ def test_nobody_to_tell_is_no_problem(address: str | None) -> None:
 
 
 PID = str(os.getpid())
+PARENT = str(os.getppid())
 
 
 @pytest.mark.parametrize(
@@ -99,6 +100,7 @@ PID = str(os.getpid())
         ({"NOTIFY_SOCKET": ""}, None, None),
         ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "30000000"}, "/run/x", 30.0),
         ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "5000000", "WATCHDOG_PID": PID}, "/run/x", 5.0),
+        ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "5000000", "WATCHDOG_PID": PARENT}, "/run/x", 5.0),
         ({"NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "5000000", "WATCHDOG_PID": "0"}, "/run/x", None),
         ({"WATCHDOG_USEC": "soon"}, None, None),
         ({"WATCHDOG_USEC": "0"}, None, None),
