@@ -49,8 +49,8 @@ from ..status import Alert, Cause
 from ..steps import Trace
 from . import checks
 from .adapters import CIPHER_NAMES, CertificateBytes, KeyExchange, NoSocket, OwnKey, PeerKey, RecordProtection
-from .checks import ExtensionType
 from .errors import HandshakeError, refused, violation
+from .extensions import ExtensionType, check_places_untrusted, is_hello_retry
 from .parameters import (
     ClientParameters,
     ClientPskParameters,
@@ -76,7 +76,7 @@ from .primitives import (
     hkdf_expand_label,
     hmac_digest,
 )
-from .psk import KeyChoice, OfferedKeys, suites_for
+from .psk import NO_KEY, KeyChoice, OfferedKeys, suites_for
 from .records import (
     ContentType,
     HandshakeMessage,
@@ -246,9 +246,6 @@ def _psk_config(key: PreSharedKey) -> tuple[bytes, bytes, str]:
 
 _ORDERED_SIGNATURE_SCHEMES: Final = [*SCHEMES_BY_NUMBER, *CERTIFICATE_ONLY_SCHEMES]
 
-_NO_KEY: Final = PreSharedKey(identity=b"\x00", secret=bytes(32), hash_name="sha256")
-"""For tlslite-ng's server, which wants to have a key before it has read which ones the client offers."""
-
 _PARSERS: Final[dict[int, Callable[..., Any]]] = {
     HandshakeType.CLIENT_HELLO: lambda _: ClientHello(),
     HandshakeType.SERVER_HELLO: lambda _: ServerHello(),
@@ -380,7 +377,7 @@ class Connection(TLSConnection):
         self._suites = parameters.cipher_suites
         settings = _psk_settings(
             _settings(self._suites, parameters.groups, parameters.groups),
-            [_NO_KEY],
+            [NO_KEY],
             allow_psk_ke=parameters.allow_psk_ke,
         )
         return self._as_server(None, settings, parameters.alpn, wants_certificate=False)
@@ -550,7 +547,7 @@ class Connection(TLSConnection):
             self._client_hello = message
             self._recordLayer.client_random = bytes(message.random)
             self.reader.hello_sent = True
-        elif isinstance(message, ServerHello) and not checks.is_hello_retry(message):
+        elif isinstance(message, ServerHello) and not is_hello_retry(message):
             self._server_hello = message
         elif isinstance(message, CertificateRequest):
             self._put_certificate_request_in_order(message)
@@ -623,6 +620,7 @@ class Connection(TLSConnection):
         except TLSIllegalParameterException as error:
             raise violation(Alert.ILLEGAL_PARAMETER, f"malformed {name}: {error}") from error
         except Exception as error:  # tlslite-ng's parsers raise about anything on malformed input
+            check_places_untrusted(message.data)
             raise violation(Alert.DECODE_ERROR, f"malformed {name}: {error}") from error
 
     def _check(self, message: Any) -> None:
@@ -648,7 +646,7 @@ class Connection(TLSConnection):
         checks.check_server_hello(
             hello, self._client_hello, retried=self._retried, psk=self._offered_keys is not None
         )
-        retry = checks.is_hello_retry(hello)
+        retry = is_hello_retry(hello)
         if self._offered_keys is not None and not retry:
             self._psk = self._offered_keys.judge(hello)
             # tlslite-ng looks the secret up by the identity, which several keys may have.
@@ -660,14 +658,14 @@ class Connection(TLSConnection):
         checks.check_client_hello(hello)
         checks.check_alpn_offer(hello, self._parameters.alpn)
         name = checks.server_name_untrusted(hello.getExtension(ExtensionType.SERVER_NAME))
-        if self._client_hello is not None and name != self._server_name:
-            raise violation(Alert.ILLEGAL_PARAMETER, "the second ClientHello has another server_name")
+        if self._client_hello is not None:
+            checks.check_second_client_hello(hello, self._client_hello, same_name=name == self._server_name)
         if checks.check_early_data_offer(hello, retried=self._client_hello is not None):
             self.reader.skip_early_data()
         self._server_name = name
         self._client_hello = hello
         self._recordLayer.client_random = bytes(hello.random)
-        hello.extensions = [item for item in hello.extensions if item.extType not in checks.DONE_WITH]
+        checks.hide_what_was_checked(hello)
 
     def _choose_own_certificate(self, request: Any) -> None:
         """Present no certificate, rather than one whose signature the server can't check (RFC 8446, 4.4.2.3)."""

@@ -17,10 +17,25 @@ import pytest
 
 from ktls_agent.sansio.status import Alert, Cause
 from ktls_agent.sansio.tls.parameters import HandshakeFailed
-from tests.peers.adversary import Adversary, ClientAdversary, Protection, ServerAdversary, Step, StuckError, Verdict
+from tests.peers.adversary import (
+    Adversary,
+    ClientAdversary,
+    Protection,
+    ServerAdversary,
+    Step,
+    StuckError,
+    Verdict,
+)
 from tests.peers.messages import MessageType
 from tests.peers.psk import SHA256, PskClient, offering, psk_client, psk_server
-from tests.tls.handshakes import client_engine, client_identity, identity, mutual_client, mutual_server, server_engine
+from tests.tls.handshakes import (
+    client_engine,
+    client_identity,
+    identity,
+    mutual_client,
+    mutual_server,
+    server_engine,
+)
 
 TYPES: Final = {
     "client_hello": MessageType.CLIENT_HELLO,

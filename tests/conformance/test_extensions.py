@@ -60,6 +60,7 @@ WHERE: Final[dict[int, set[str]]] = {
 
 CONTENTS: Final[dict[str, dict[int, bytes]]] = {
     CH: {
+        Type.SIGNATURE_ALGORITHMS: b"\0\2\4\3",
         Type.MAX_FRAGMENT_LENGTH: b"\x01",
         Type.STATUS_REQUEST: b"\x01\0\0\0\0",
         14: b"\0\2\0\1\0",

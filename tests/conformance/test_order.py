@@ -85,7 +85,9 @@ def test_a_message_twice(situation: Situation, name: str) -> None:
 def pairs() -> list[tuple[Situation, int, int]]:
     found = []
     for item in SITUATIONS:
-        places = [place for place, name in enumerate(item.names()) if name in TYPES and item.protected_at(place)]
+        places = [
+            place for place, name in enumerate(item.names()) if name in TYPES and item.protected_at(place)
+        ]
         found += [(item, one, two) for one in places for two in places if one < two]
     return found
 

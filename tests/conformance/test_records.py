@@ -115,7 +115,9 @@ def test_a_finished_in_plaintext(situation: Situation) -> None:
 
 
 @each()
-def test_a_change_cipher_spec_is_dropped_at_every_place_but_before_the_first_hello(situation: Situation) -> None:
+def test_a_change_cipher_spec_is_dropped_at_every_place_but_before_the_first_hello(
+    situation: Situation,
+) -> None:
     for position in positions(situation):
         peer, verdict = spoiled(situation, position, sends_record(CHANGE_CIPHER_SPEC, b"\x01"))
         if situation.role == "server" and position == 0:
@@ -151,7 +153,9 @@ def test_endless_change_cipher_specs(situation: Situation) -> None:
 @each()
 def test_a_few_change_cipher_specs(situation: Situation) -> None:
     step = sends_record(CHANGE_CIPHER_SPEC, b"\x01")
-    assert spoiled(situation, len(situation.names()) - 1, *[step] * (MAX_CHANGE_CIPHER_SPECS - 3))[1].completed
+    assert spoiled(situation, len(situation.names()) - 1, *[step] * (MAX_CHANGE_CIPHER_SPECS - 3))[
+        1
+    ].completed
 
 
 # Messages in records
