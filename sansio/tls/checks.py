@@ -81,6 +81,7 @@ def check_client_hello(hello: Any) -> None:
     if misplaced := _NOT_IN_CLIENT_HELLO.intersection(types):
         raise violation(Alert.ILLEGAL_PARAMETER, f"extension {min(misplaced)} has no place in ClientHello")
     _check_groups(hello)
+    _check_certificate_schemes(hello)
     _check_psk_offer(hello, last=types[-1] == _E.PRE_SHARED_KEY)
 
 
@@ -129,6 +130,13 @@ def check_early_data_offer(hello: Any, *, retried: bool) -> bool:
     if hello.getExtension(_E.PRE_SHARED_KEY) is None:
         raise violation(Alert.ILLEGAL_PARAMETER, "early_data without pre_shared_key")
     return True
+
+
+def _check_certificate_schemes(message: Any) -> None:
+    """Nothing is chosen by signature_algorithms_cert here, but it has to be a list (RFC 8446, 4.2.3)."""
+    extension = message.getExtension(_E.SIGNATURE_ALGORITHMS_CERT)
+    if extension is not None and not extension.sigalgs:
+        raise violation(Alert.DECODE_ERROR, "empty signature_algorithms_cert")
 
 
 def _check_groups(hello: Any) -> None:
@@ -306,10 +314,11 @@ def check_certificate_request(message: Any) -> None:
     if message.certificate_request_context:
         raise violation(Alert.ILLEGAL_PARAMETER, "CertificateRequest with a context during the handshake")
     check_placed(types, "CertificateRequest")
-    if message.supported_signature_algs is None:
+    if _E.SIGNATURE_ALGORITHMS not in types:
         raise violation(Alert.MISSING_EXTENSION, "CertificateRequest without signature_algorithms")
     if not message.supported_signature_algs:
         raise violation(Alert.DECODE_ERROR, "CertificateRequest with empty signature_algorithms")
+    _check_certificate_schemes(message)
 
 
 # What both receive

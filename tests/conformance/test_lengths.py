@@ -7,7 +7,7 @@ import pytest
 
 from ktls_agent.sansio.status import Alert
 from ktls_agent.sansio.tls.parameters import HandshakeFailed
-from tests.conformance.situations import Situation, SITUATIONS, TYPES, each, judged, refused
+from tests.conformance.situations import SITUATIONS, TYPES, Situation, judged, refused
 from tests.peers.messages import MessageType, Type, message
 
 TESTED: Final = [
@@ -43,10 +43,6 @@ def honest(situation: Situation, name: str) -> bytes:
 
     assert changed(situation, name, note)[1].completed
     return seen[0]
-
-
-def body_of(data: bytes) -> bytes:
-    return data[4:]
 
 
 @pytest.mark.parametrize(("situation", "name"), cases())
@@ -144,9 +140,7 @@ def test_a_length_that_is_not_right(situation: Situation, name: str, by: int) ->
 @pytest.mark.parametrize(("situation", "name"), cases())
 def test_a_header_that_says_too_little(situation: Situation, name: str) -> None:
     """What is left over is the next message's header, in the same record."""
-    peer, verdict = changed(
-        situation, name, lambda data: data[:1] + (len(data) - 4 - 1).to_bytes(3) + data[4:]
-    )
+    _, verdict = changed(situation, name, lambda data: data[:1] + (len(data) - 4 - 1).to_bytes(3) + data[4:])
     assert isinstance(verdict.event, HandshakeFailed)
     assert verdict.event.failure.alert in (Alert.DECODE_ERROR, Alert.UNEXPECTED_MESSAGE)
     assert verdict.protection is protection_of(situation, name)

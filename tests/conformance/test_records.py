@@ -4,7 +4,8 @@ from typing import Any, Final
 
 import pytest
 
-from ktls_agent.sansio.status import Alert
+from ktls_agent.sansio.status import Alert, Cause
+from ktls_agent.sansio.tls.parameters import HandshakeFailed
 from ktls_agent.sansio.tls.records import MAX_CHANGE_CIPHER_SPECS
 from tests.conformance.situations import ROLES, Situation, each, judged, positions, refused, spoiled
 from tests.peers.adversary import (
@@ -83,8 +84,6 @@ def test_a_plaintext_record_after_protected_ones(situation: Situation, content_t
         position = situation.names().index("handshake_keys") + 1
     body = b"\x01" if content_type == CHANGE_CIPHER_SPEC else b"\x02\x28"
     raw = bytes([content_type, 3, 3]) + len(body).to_bytes(2) + body
-    first = sends_record(HANDSHAKE, b"")  # of no use where nothing was protected yet
-    assert first.name == "sends_record"
     peer, verdict = spoiled(situation, position, sends_raw(raw))
     if content_type == CHANGE_CIPHER_SPEC:
         assert verdict.completed
@@ -293,13 +292,11 @@ def test_a_record_that_does_not_decrypt(situation: Situation, length: int) -> No
 @each(ROLES)
 def test_padding_up_to_the_limit(situation: Situation) -> None:
     peer = situation.peer()
-    position = situation.names().index("handshake_keys")
 
     def pad(sender: Adversary) -> None:
         sender.pad = 2**14 - 1000
 
     assert peer.run(after(situation.script(peer), "handshake_keys", does(pad))).completed
-    assert position
 
 
 # What is no TLS at all
@@ -322,3 +319,41 @@ def test_padding_up_to_the_limit(situation: Situation) -> None:
 def test_what_is_no_handshake(situation: Situation, data: bytes) -> None:
     peer = situation.peer()
     refused(peer, peer.run([sends_raw(data)]), Alert.UNEXPECTED_MESSAGE, Protection.NONE)
+
+
+# Slow and truncated streams
+
+
+class Trickle:
+    """Stands before an engine, and gives it a byte at a time."""
+
+    def __init__(self, engine: Any) -> None:
+        self.data_to_send, self.next_event = engine.data_to_send, engine.next_event
+        self._receive = engine.receive_data
+
+    def receive_data(self, data: bytes) -> None:
+        for at in range(len(data)):
+            self._receive(data[at : at + 1])
+
+
+@each()
+def test_a_peer_that_sends_a_byte_at_a_time(situation: Situation) -> None:
+    peer = situation.peer()
+    peer.engine = Trickle(peer.engine)
+    assert peer.run(situation.script(peer)).completed
+
+
+@each()
+def test_a_connection_that_ends_anywhere(situation: Situation) -> None:
+    """6.1: without a Finished there is nothing to use; an end of file is answered with nothing."""
+    whole = situation.peer()
+    assert whole.run(situation.script(whole)).completed
+    for end in range(0, len(whole.sent), 13):
+        engine = situation.peer().engine
+        engine.receive_data(whole.sent[:end])
+        engine.data_to_send()
+        engine.receive_data(b"")
+        event = engine.next_event()
+        assert isinstance(event, HandshakeFailed), end
+        assert event.failure.cause is Cause.END_OF_FILE
+        assert engine.data_to_send() == b""
