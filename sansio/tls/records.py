@@ -69,7 +69,7 @@ _BEFORE_NEW_KEYS: Final = frozenset(
 """A change of keys, or the other side's turn, follows: such a message ends its record (RFC 8446, 5.1)."""
 
 _EXTENSIONS: Final = 2 + 0xFFFF
-_MAX_BODIES: Final = {
+_MAX_BODIES: Final[dict[int, int]] = {
     HandshakeType.SERVER_HELLO: 2 + 32 + 1 + 32 + 2 + 1 + _EXTENSIONS,
     HandshakeType.ENCRYPTED_EXTENSIONS: _EXTENSIONS,
     HandshakeType.CERTIFICATE_REQUEST: 1 + 255 + _EXTENSIONS,

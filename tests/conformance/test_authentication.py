@@ -56,8 +56,14 @@ def edited(situation: Situation, kind: int, edit: Callable[[bytes], bytes]) -> A
     return peer, judged(peer, situation.script(peer))
 
 
-def flipped(data: bytes, at: int) -> bytes:
-    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+def flips(at: int) -> Callable[[bytes], bytes]:
+    """Change a bit of that byte; a negative number counts from the end."""
+
+    def edit(data: bytes) -> bytes:
+        place = at % len(data)
+        return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+    return edit
 
 
 # Finished
@@ -67,9 +73,7 @@ def flipped(data: bytes, at: int) -> bytes:
 def test_a_finished_of_wrong_content(situation: Situation) -> None:
     """4.4.4: whichever bit is wrong, decrypt_error."""
     for at in (4, 5, 20, -1):
-        peer, verdict = edited(
-            situation, MessageType.FINISHED, lambda data, at=at: flipped(data, at % len(data))
-        )
+        peer, verdict = edited(situation, MessageType.FINISHED, flips(at))
         refused(peer, verdict, Alert.DECRYPT_ERROR, end_of(situation))
 
 
@@ -157,9 +161,7 @@ def test_what_is_no_signature(situation: Situation, signature: bytes) -> None:
 @each(SIGNERS)
 @pytest.mark.parametrize("at", [8, 12, 30, -1])
 def test_a_signature_with_one_bit_wrong(situation: Situation, at: int) -> None:
-    peer, verdict = edited(
-        situation, MessageType.CERTIFICATE_VERIFY, lambda data: flipped(data, at % len(data))
-    )
+    peer, verdict = edited(situation, MessageType.CERTIFICATE_VERIFY, flips(at))
     refused(peer, verdict, Alert.DECRYPT_ERROR, end_of(situation))
 
 

@@ -30,6 +30,14 @@ def changed(situation: Situation, name: str, edit: Callable[[bytes], bytes]) -> 
     return peer, judged(peer, situation.script(peer))
 
 
+def shortened(end: int) -> Callable[[bytes], bytes]:
+    return lambda data: message(data[0], data[4:end])
+
+
+def overwritten(at: int, wrong: bytes) -> Callable[[bytes], bytes]:
+    return lambda data: data[:at] + wrong + data[at + len(wrong) :]
+
+
 def protection_of(situation: Situation, name: str) -> Any:
     return situation.protection_at(situation.names().index(name))
 
@@ -49,12 +57,12 @@ def honest(situation: Situation, name: str) -> bytes:
 def test_a_message_cut_short_anywhere(situation: Situation, name: str) -> None:
     """Its header says how short: decode_error, or protocol_version where a hello of TLS 1.2 is left."""
     whole = honest(situation, name)
-    extensions = {
+    extensions: dict[int, int] = {
         MessageType.CLIENT_HELLO: 4 + 2 + 32 + 33 + 4 + 2,
         MessageType.SERVER_HELLO: 4 + 2 + 32 + 33 + 3,
     }
     for end in range(4, len(whole), 1 if len(whole) < 300 else 7):
-        peer, verdict = changed(situation, name, lambda data, end=end: message(data[0], data[4:end]))
+        peer, verdict = changed(situation, name, shortened(end))
         alert = Alert.PROTOCOL_VERSION if end == extensions.get(whole[0]) else Alert.DECODE_ERROR
         refused(peer, verdict, alert, protection_of(situation, name))
 
@@ -96,7 +104,7 @@ def lengths(data: bytes) -> Iterator[tuple[int, int]]:
             yield body + 2, 2
 
 
-INNER: Final = {
+INNER: Final[dict[int, list[tuple[int, int]]]] = {
     Type.SERVER_NAME: [(0, 2), (3, 2)],
     Type.SUPPORTED_GROUPS: [(0, 2)],
     Type.SIGNATURE_ALGORITHMS: [(0, 2)],
@@ -130,9 +138,7 @@ def test_a_length_that_is_not_right(situation: Situation, name: str, by: int) ->
         if not 0 <= value < 256**width:
             continue
         wrong = value.to_bytes(width)
-        peer, verdict = changed(
-            situation, name, lambda data, at=at, wrong=wrong: data[:at] + wrong + data[at + len(wrong) :]
-        )
+        peer, verdict = changed(situation, name, overwritten(at, wrong))
         assert isinstance(verdict.event, HandshakeFailed), (at, width)
         refused(peer, verdict, Alert.DECODE_ERROR, protection_of(situation, name))
 
