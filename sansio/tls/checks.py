@@ -111,7 +111,7 @@ def _check_shares(offered: Sequence[int], shares: Sequence[Any]) -> None:
         raise violation(Alert.DECODE_ERROR, "empty key share")
     groups = [share.group for share in shares]
     shared = set(groups)
-    if groups != [group for group in dict.fromkeys(offered) if group in shared]:
+    if groups != [group for group in offered if group in shared]:
         raise violation(
             Alert.ILLEGAL_PARAMETER,
             "key shares that are not of the supported groups, once each, in their order",

@@ -90,6 +90,7 @@ REFUSED: Final[dict[str, tuple[Change, Alert]]] = {
     "unknown groups alone": (shares([0x1FC, 0x6399]), Alert.HANDSHAKE_FAILURE),
     "share of a group not offered": (mine([X25519], X25519, P384), Alert.ILLEGAL_PARAMETER),
     "two shares of a group": (mine([X25519, P256], X25519, X25519), Alert.ILLEGAL_PARAMETER),
+    "a group twice": (mine([X25519, X25519], X25519), Alert.ILLEGAL_PARAMETER),
     "shares in another order": (
         shares([X25519, P256], (P256, P256_POINT), (X25519, b"x" * 32)),
         Alert.ILLEGAL_PARAMETER,

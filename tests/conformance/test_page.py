@@ -8,7 +8,7 @@ FOLDER = Path(__file__).parent
 PAGE = (FOLDER.parents[1] / "docs" / "conformance.md").read_text(encoding="utf-8")
 
 
-def tests_there_are() -> set[str]:
+def defined() -> set[str]:
     return {
         f"{path.name}::{node.name}"
         for path in FOLDER.glob("test_*.py")
@@ -17,18 +17,18 @@ def tests_there_are() -> set[str]:
     }
 
 
-def tests_that_the_page_names() -> set[str]:
+def named() -> set[str]:
     return set(re.findall(r"`(test_\w+\.py::test_\w+)`", PAGE))
 
 
 def test_every_test_that_the_page_names_is_there() -> None:
-    assert tests_that_the_page_names() - tests_there_are() == set()
+    assert named() - defined() == set()
 
 
 def test_every_test_about_a_peer_is_on_the_page() -> None:
     others = {"test_page.py", "test_seeds.py"}
-    about_peers = {name for name in tests_there_are() if name.split("::")[0] not in others}
-    missing = about_peers - tests_that_the_page_names()
+    about_peers = {name for name in defined() if name.split("::")[0] not in others}
+    missing = about_peers - named()
     assert missing == {
         "test_order.py::test_the_table_of_messages_has_every_type",
         "test_authentication.py::test_a_request_of_any_form_does_not_surprise_a_client_without_a_certificate",
