@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from ..status import Alert
-from ..tls.checks import HELLO_RETRY_RANDOM, ExtensionType
 from ..tls.errors import violation
+from ..tls.extensions import HELLO_RETRY_RANDOM, ExtensionType
 
 _HEADER: Final = 4
 

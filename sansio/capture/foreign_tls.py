@@ -19,8 +19,8 @@ from typing import Final
 from ..ktls import TLS_1_3_VERSION, KernelSecrets
 from ..status import Alert, Cause
 from ..tls.certificates import key_problem, load_certificate_untrusted, name_text, printable
-from ..tls.checks import ExtensionType
 from ..tls.errors import HandshakeError, violation
+from ..tls.extensions import ExtensionType
 from ..tls.parameters import PublicKey, key_kind
 from ..tls.primitives import (
     GROUPS_BY_NUMBER,

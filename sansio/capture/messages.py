@@ -16,7 +16,7 @@ from cryptography import x509
 
 from ..status import Alert
 from ..tls.certificates import UNREADABLE, load_certificate_untrusted, name_text, printable, quiet
-from ..tls.checks import HELLO_RETRY_RANDOM, ExtensionType
+from ..tls.extensions import HELLO_RETRY_RANDOM, ExtensionType
 from ..tls.primitives import GROUPS_BY_NUMBER, SCHEMES_BY_NUMBER, SUITES_BY_NUMBER
 from ..tls.psk import shown_identity
 from ..tls.records import HEADER_LENGTH, ContentType, HandshakeType, handshake_type_name, plain_alert

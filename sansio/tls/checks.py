@@ -4,93 +4,36 @@ tlslite-ng's message objects come in as they were parsed; each function raises H
 RFC 8446 names.  Only attributes of those objects are used, so that this module does not depend on tlslite-ng.
 """
 
-import enum
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 from ..status import Alert, Cause
 from .errors import refused, violation
+from .extensions import (
+    ExtensionType,
+    check_answered,
+    check_placed,
+    check_unique,
+    extension_types,
+    is_hello_retry,
+)
 from .parameters import Identity
 from .primitives import SCHEMES_BY_NUMBER, SUITES_BY_NUMBER, SignatureScheme
 
+SSL_3_0: Final = (3, 0)
 TLS_1_2: Final = (3, 3)
 TLS_1_3: Final = (3, 4)
-
-HELLO_RETRY_RANDOM: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
-"""RFC 8446, 4.1.3: the ServerHello with this random is a HelloRetryRequest."""
 
 MAX_KEY_SHARES: Final = 64
 """tlslite-ng looks each share up in the list of groups, which may have 32,000 entries; clients send one to three."""
 
+MAX_SESSION_ID: Final = 32
 _DOWNGRADE_SENTINELS: Final = (b"DOWNGRD\x01", b"DOWNGRD\x00")  # RFC 8446, 4.1.3
 
 
-class ExtensionType(enum.IntEnum):
-    """ExtensionType (RFC 8446, 4.2, and the IANA registry for what a TLS 1.3 peer may recognise)."""
-
-    SERVER_NAME = 0
-    MAX_FRAGMENT_LENGTH = 1
-    STATUS_REQUEST = 5
-    CERT_TYPE = 9
-    SUPPORTED_GROUPS = 10
-    EC_POINT_FORMATS = 11
-    SIGNATURE_ALGORITHMS = 13
-    USE_SRTP = 14
-    HEARTBEAT = 15
-    ALPN = 16
-    SIGNED_CERTIFICATE_TIMESTAMP = 18
-    CLIENT_CERTIFICATE_TYPE = 19
-    SERVER_CERTIFICATE_TYPE = 20
-    PADDING = 21
-    EXTENDED_MASTER_SECRET = 23
-    COMPRESS_CERTIFICATE = 27
-    RECORD_SIZE_LIMIT = 28
-    SESSION_TICKET = 35
-    PRE_SHARED_KEY = 41
-    EARLY_DATA = 42
-    SUPPORTED_VERSIONS = 43
-    COOKIE = 44
-    PSK_KEY_EXCHANGE_MODES = 45
-    CERTIFICATE_AUTHORITIES = 47
-    OID_FILTERS = 48
-    POST_HANDSHAKE_AUTH = 49
-    SIGNATURE_ALGORITHMS_CERT = 50
-    KEY_SHARE = 51
-    RENEGOTIATION_INFO = 0xFF01
-
-
 _E = ExtensionType
-_KNOWN: Final = frozenset(_E)
-_IN_SERVER_HELLO: Final = frozenset({_E.KEY_SHARE, _E.PRE_SHARED_KEY, _E.SUPPORTED_VERSIONS})
-_IN_HELLO_RETRY: Final = frozenset({_E.KEY_SHARE, _E.COOKIE, _E.SUPPORTED_VERSIONS})
-_IN_ENCRYPTED_EXTENSIONS: Final = frozenset(
-    {
-        _E.SERVER_NAME,
-        _E.MAX_FRAGMENT_LENGTH,
-        _E.SUPPORTED_GROUPS,
-        _E.USE_SRTP,
-        _E.HEARTBEAT,
-        _E.ALPN,
-        _E.CLIENT_CERTIFICATE_TYPE,
-        _E.SERVER_CERTIFICATE_TYPE,
-        _E.RECORD_SIZE_LIMIT,
-        _E.EARLY_DATA,
-    }
-)
-_IN_CERTIFICATE: Final = frozenset({_E.STATUS_REQUEST, _E.SIGNED_CERTIFICATE_TIMESTAMP})
-_IN_CERTIFICATE_REQUEST: Final = frozenset(
-    {
-        _E.STATUS_REQUEST,
-        _E.SIGNATURE_ALGORITHMS,
-        _E.SIGNED_CERTIFICATE_TIMESTAMP,
-        _E.COMPRESS_CERTIFICATE,
-        _E.CERTIFICATE_AUTHORITIES,
-        _E.OID_FILTERS,
-        _E.SIGNATURE_ALGORITHMS_CERT,
-    }
-)
-DONE_WITH: Final = frozenset(
+_DONE_WITH: Final = frozenset(
     {
         _E.SERVER_NAME,  # tlslite-ng stumbles over an empty list, and refuses names with an underscore
         _E.EARLY_DATA,  # tlslite-ng compares two hellos wrongly if the first has it before the cookie
@@ -101,54 +44,60 @@ DONE_WITH: Final = frozenset(
 _NOT_IN_CLIENT_HELLO: Final = frozenset({_E.OID_FILTERS})
 
 
-def extension_types(message: Any) -> list[int]:
-    """The types of a message's extensions, in their order."""
-    return [extension.extType for extension in message.extensions or ()]
-
-
-def _check_unique(types: Sequence[int], where: str) -> None:
-    if len(set(types)) != len(types):
-        raise violation(Alert.ILLEGAL_PARAMETER, f"{where} has the same extension twice")
-
-
-def _check_answered(
-    types: Sequence[int], allowed: Collection[int], offered: Collection[int], where: str
-) -> None:
-    """Extensions of a response: known ones only where RFC 8446, 4.2 has them, and only if we sent them."""
-    _check_unique(types, where)
-    for number in types:
-        if number in _KNOWN and number not in allowed:
-            raise violation(Alert.ILLEGAL_PARAMETER, f"extension {number} has no place in {where}")
-        if number not in offered:
-            raise violation(
-                Alert.UNSUPPORTED_EXTENSION, f"{where} has extension {number}, which was not offered"
-            )
-
-
 # What a server receives
 
 
 def check_client_hello(hello: Any) -> None:
     """Check a ClientHello's form (RFC 8446, 4.1.2 and 4.2)."""
     types = extension_types(hello)
-    _check_unique(types, "ClientHello")
+    check_unique(types, "ClientHello")
     versions = hello.getExtension(_E.SUPPORTED_VERSIONS)
     if versions is not None and not versions.versions:
         raise violation(Alert.DECODE_ERROR, "supported_versions is empty")
     if versions is None or TLS_1_3 not in versions.versions:
         raise violation(Alert.PROTOCOL_VERSION, "the client does not speak TLS 1.3")
+    if hello.client_version <= SSL_3_0:
+        raise violation(Alert.PROTOCOL_VERSION, "ClientHello of SSL 3.0 or older")
     if list(hello.compression_methods) != [0]:
         raise violation(Alert.ILLEGAL_PARAMETER, "ClientHello offers compression")
     if misplaced := _NOT_IN_CLIENT_HELLO.intersection(types):
         raise violation(Alert.ILLEGAL_PARAMETER, f"extension {min(misplaced)} has no place in ClientHello")
-    _check_shares(hello.getExtension(_E.KEY_SHARE))
     _check_groups(hello)
-    _check_psk_offer(hello.getExtension(_E.PRE_SHARED_KEY), last=types[-1] == _E.PRE_SHARED_KEY)
+    _check_certificate_schemes(hello)
+    _check_psk_offer(hello, last=types[-1] == _E.PRE_SHARED_KEY)
 
 
-def _check_shares(offer: Any) -> None:
-    if offer is not None and len(offer.client_shares or ()) > MAX_KEY_SHARES:
+def hide_what_was_checked(hello: Any) -> None:
+    """Keep from tlslite-ng what it would judge in another way; `legacy_version` stays for a second ClientHello."""
+    # RFC 8446, 4.2.1: the version is negotiated by supported_versions alone.
+    hello.legacy_version, hello.client_version = hello.client_version, TLS_1_2
+    hello.extensions = [item for item in hello.extensions if item.extType not in _DONE_WITH]
+
+
+def check_second_client_hello(hello: Any, first: Any, *, same_name: bool) -> None:
+    """What may differ between two ClientHellos (RFC 8446, 4.1.2), as far as tlslite-ng does not see to it."""
+    if hello.client_version != first.legacy_version:
+        raise violation(Alert.ILLEGAL_PARAMETER, "the second ClientHello has another legacy_version")
+    if not same_name:
+        raise violation(Alert.ILLEGAL_PARAMETER, "the second ClientHello has another server_name")
+    if hello.getExtension(_E.PRE_SHARED_KEY) is None:
+        # Keys that don't fit the suite are left out, all of them perhaps.
+        first.extensions = [item for item in first.extensions if item.extType != _E.PRE_SHARED_KEY]
+
+
+def _check_shares(offered: Sequence[int], shares: Sequence[Any]) -> None:
+    """Each for another group, of those offered, in their order (RFC 8446, 4.2.8)."""
+    if len(shares) > MAX_KEY_SHARES:
         raise violation(Alert.ILLEGAL_PARAMETER, f"more than {MAX_KEY_SHARES} key shares")
+    if not all(share.key_exchange for share in shares):
+        raise violation(Alert.DECODE_ERROR, "empty key share")
+    groups = [share.group for share in shares]
+    shared = set(groups)
+    if groups != [group for group in offered if group in shared]:
+        raise violation(
+            Alert.ILLEGAL_PARAMETER,
+            "key shares that are not of the supported groups, once each, in their order",
+        )
 
 
 def check_early_data_offer(hello: Any, *, retried: bool) -> bool:
@@ -165,6 +114,13 @@ def check_early_data_offer(hello: Any, *, retried: bool) -> bool:
     return True
 
 
+def _check_certificate_schemes(message: Any) -> None:
+    """Nothing is chosen by signature_algorithms_cert here, but it has to be a list (RFC 8446, 4.2.3)."""
+    extension = message.getExtension(_E.SIGNATURE_ALGORITHMS_CERT)
+    if extension is not None and not extension.sigalgs:
+        raise violation(Alert.DECODE_ERROR, "empty signature_algorithms_cert")
+
+
 def _check_groups(hello: Any) -> None:
     """Groups and shares come together, or not at all (RFC 8446, 9.2); tlslite-ng stumbles otherwise over psk_ke."""
     groups, shares = hello.getExtension(_E.SUPPORTED_GROUPS), hello.getExtension(_E.KEY_SHARE)
@@ -172,6 +128,8 @@ def _check_groups(hello: Any) -> None:
         raise violation(Alert.MISSING_EXTENSION, "supported_groups and key_share, one without the other")
     if groups is not None and (not groups.groups or shares.client_shares is None):
         raise violation(Alert.DECODE_ERROR, "empty supported_groups or key_share")
+    if groups is not None:
+        _check_shares(groups.groups, shares.client_shares)
 
 
 def check_offer_to_certificates(hello: Any) -> None:
@@ -185,7 +143,11 @@ def check_offer_to_certificates(hello: Any) -> None:
 _MIN_BINDER_LENGTH: Final = 32  # RFC 8446, 4.2.11: PskBinderEntry<32..255>
 
 
-def _check_psk_offer(offer: Any, *, last: bool) -> None:
+def _check_psk_offer(hello: Any, *, last: bool) -> None:
+    """The form of an offer of pre-shared keys (RFC 8446, 4.2.9 and 4.2.11), whether one is wanted or not."""
+    offer, modes = hello.getExtension(_E.PRE_SHARED_KEY), hello.getExtension(_E.PSK_KEY_EXCHANGE_MODES)
+    if modes is not None and not modes.modes:
+        raise violation(Alert.DECODE_ERROR, "psk_key_exchange_modes is empty")
     if offer is None:
         return
     if not last:
@@ -194,6 +156,12 @@ def _check_psk_offer(offer: Any, *, last: bool) -> None:
         len(item) < _MIN_BINDER_LENGTH for item in offer.binders or ()
     ):
         raise violation(Alert.DECODE_ERROR, "empty identity or short binder in pre_shared_key")
+    if not offer.identities or not offer.binders:
+        raise violation(Alert.DECODE_ERROR, "pre_shared_key without identities or binders")
+    if len(offer.identities) != len(offer.binders):
+        raise violation(Alert.ILLEGAL_PARAMETER, "pre_shared_key without one binder for each identity")
+    if modes is None:
+        raise violation(Alert.MISSING_EXTENSION, "pre_shared_key without psk_key_exchange_modes")
 
 
 _HOST_NAME: Final = re.compile(rb"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252}[A-Za-z0-9_])?\.?", re.ASCII)
@@ -243,11 +211,6 @@ def check_alpn_offer(hello: Any, spoken: Sequence[bytes]) -> None:
 # What a client receives
 
 
-def is_hello_retry(hello: Any) -> bool:
-    """Is this ServerHello a HelloRetryRequest?"""
-    return bytes(hello.random) == HELLO_RETRY_RANDOM
-
-
 def check_server_hello(hello: Any, client_hello: Any, *, retried: bool, psk: bool = False) -> None:
     """Check a ServerHello or HelloRetryRequest (RFC 8446, 4.1.3 and 4.1.4).
 
@@ -259,7 +222,11 @@ def check_server_hello(hello: Any, client_hello: Any, *, retried: bool, psk: boo
     """
     retry = is_hello_retry(hello)
     where = "HelloRetryRequest" if retry else "ServerHello"
-    _check_unique(extension_types(hello), where)
+    check_unique(extension_types(hello), where)
+    if hello.server_version <= SSL_3_0:
+        raise violation(Alert.PROTOCOL_VERSION, f"{where} of SSL 3.0 or older")
+    if len(hello.session_id) > MAX_SESSION_ID:
+        raise violation(Alert.DECODE_ERROR, f"{where} with a session id of {len(hello.session_id)} bytes")
     _check_selected_version(hello)
     if retry and retried:
         raise violation(Alert.UNEXPECTED_MESSAGE, "second HelloRetryRequest")
@@ -270,10 +237,20 @@ def check_server_hello(hello: Any, client_hello: Any, *, retried: bool, psk: boo
     if hello.session_id != client_hello.session_id:
         raise violation(Alert.ILLEGAL_PARAMETER, "ServerHello does not echo the session id")
     offered = {*extension_types(client_hello), *((_E.COOKIE,) if retry else ())}
-    allowed = _IN_HELLO_RETRY if retry else _IN_SERVER_HELLO
-    _check_answered(extension_types(hello), allowed, offered, where)
-    if not retry:
+    check_answered(extension_types(hello), offered, where)
+    if retry:
+        _check_cookie(hello.getExtension(_E.COOKIE))
+    else:
         _check_server_share(hello.getExtension(_E.KEY_SHARE), required=not psk)
+
+
+def _check_cookie(extension: Any) -> None:
+    """It is echoed as it is, if it is one (RFC 8446, 4.2.2)."""
+    if extension is None:
+        return
+    data = extension.extData
+    if len(data) <= 2 or len(data) != 2 + int.from_bytes(data[:2]):
+        raise violation(Alert.DECODE_ERROR, "malformed cookie in HelloRetryRequest")
 
 
 def _check_server_share(extension: Any, *, required: bool) -> None:
@@ -283,6 +260,8 @@ def _check_server_share(extension: Any, *, required: bool) -> None:
         raise violation(Alert.MISSING_EXTENSION, "ServerHello without key_share")
     if extension.server_share is None:
         raise violation(Alert.DECODE_ERROR, "ServerHello with an empty key_share")
+    if not extension.server_share.key_exchange:
+        raise violation(Alert.DECODE_ERROR, "ServerHello with an empty share")
 
 
 def _check_selected_version(hello: Any) -> None:
@@ -297,12 +276,7 @@ def _check_selected_version(hello: Any) -> None:
 
 def check_encrypted_extensions(message: Any, client_hello: Any) -> None:
     """Check EncryptedExtensions (RFC 8446, 4.3.1; ALPN: RFC 7301, 3.1; SNI: RFC 6066, 3)."""
-    _check_answered(
-        extension_types(message),
-        _IN_ENCRYPTED_EXTENSIONS,
-        extension_types(client_hello),
-        "EncryptedExtensions",
-    )
+    check_answered(extension_types(message), extension_types(client_hello), "EncryptedExtensions")
     name = message.getExtension(_E.SERVER_NAME)
     if name is not None and name.extData:
         raise violation(Alert.DECODE_ERROR, "the server's server_name extension is not empty")
@@ -318,16 +292,15 @@ def check_encrypted_extensions(message: Any, client_hello: Any) -> None:
 def check_certificate_request(message: Any) -> None:
     """Check a CertificateRequest (RFC 8446, 4.3.2); extensions that nobody knows are to be ignored."""
     types = extension_types(message)
-    _check_unique(types, "CertificateRequest")
+    check_unique(types, "CertificateRequest")
     if message.certificate_request_context:
         raise violation(Alert.ILLEGAL_PARAMETER, "CertificateRequest with a context during the handshake")
-    for number in types:
-        if number in _KNOWN and number not in _IN_CERTIFICATE_REQUEST:
-            raise violation(Alert.ILLEGAL_PARAMETER, f"extension {number} has no place in CertificateRequest")
-    if message.supported_signature_algs is None:
+    check_placed(types, "CertificateRequest")
+    if _E.SIGNATURE_ALGORITHMS not in types:
         raise violation(Alert.MISSING_EXTENSION, "CertificateRequest without signature_algorithms")
     if not message.supported_signature_algs:
         raise violation(Alert.DECODE_ERROR, "CertificateRequest with empty signature_algorithms")
+    _check_certificate_schemes(message)
 
 
 # What both receive
@@ -340,7 +313,7 @@ def check_certificate(message: Any) -> None:
     for entry in message.certificate_list:
         if not entry.certificate.bytes:
             raise violation(Alert.DECODE_ERROR, "empty certificate in the chain")
-        _check_answered(extension_types(entry), _IN_CERTIFICATE, (), "Certificate")
+        check_answered(extension_types(entry), (), "Certificate")
 
 
 def check_certificate_verify(scheme: int, key_kind: str) -> None:

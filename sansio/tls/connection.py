@@ -47,8 +47,8 @@ from ..status import Alert, Cause
 from ..steps import Trace
 from . import checks
 from .adapters import CertificateBytes, KeyExchange, NoSocket, OwnKey, PeerKey, RecordProtection
-from .checks import ExtensionType
 from .errors import refused, violation
+from .extensions import ExtensionType, is_hello_retry
 from .messages import (
     ORDERED_SIGNATURE_SCHEMES,
     PARSERS,
@@ -86,7 +86,7 @@ from .primitives import (
     hmac_digest,
     signed_content,
 )
-from .psk import KeyChoice, OfferedKeys, suites_for
+from .psk import NO_KEY, KeyChoice, OfferedKeys, suites_for
 from .records import ContentType, HandshakeType, RecordReader, RecordWriter
 from .settings import Settings, psk_config, settings_for, settings_with
 
@@ -239,9 +239,6 @@ _init_connection: Final = rebound(TLSConnection.__init__, {**_GLOBALS, "TLSRecor
 
 # The connection
 
-_NO_KEY: Final = PreSharedKey(identity=b"\x00", secret=bytes(32), hash_name="sha256")
-"""For tlslite-ng's server, which wants to have a key before it has read which ones the client offers."""
-
 
 class Connection(TLSConnection):
     """One handshake, either role, as a generator in `steps` that wants input whenever it yields."""
@@ -354,7 +351,7 @@ class Connection(TLSConnection):
         self._suites = parameters.cipher_suites
         settings = settings_with(
             settings_for(self._suites, parameters.groups, parameters.groups),
-            [_NO_KEY],
+            [NO_KEY],
             allow_psk_ke=parameters.allow_psk_ke,
         )
         return self._as_server(None, settings, parameters.alpn, wants_certificate=False)
@@ -542,7 +539,7 @@ class Connection(TLSConnection):
             self._client_hello = message
             self._recordLayer.client_random = bytes(message.random)
             self.reader.hello_sent = True
-        elif isinstance(message, ServerHello) and not checks.is_hello_retry(message):
+        elif isinstance(message, ServerHello) and not is_hello_retry(message):
             self._server_hello = message
         elif isinstance(message, CertificateRequest):
             self._put_certificate_request_in_order(message)
@@ -619,7 +616,7 @@ class Connection(TLSConnection):
         checks.check_server_hello(
             hello, self._client_hello, retried=self._retried, psk=self._offered_keys is not None
         )
-        retry = checks.is_hello_retry(hello)
+        retry = is_hello_retry(hello)
         if self._offered_keys is not None and not retry:
             self._psk = self._offered_keys.judge(hello)
             # tlslite-ng looks the secret up by the identity, which several keys may have.
@@ -631,14 +628,14 @@ class Connection(TLSConnection):
         checks.check_client_hello(hello)
         checks.check_alpn_offer(hello, self._parameters.alpn)
         name = checks.server_name_untrusted(hello.getExtension(ExtensionType.SERVER_NAME))
-        if self._client_hello is not None and name != self._server_name:
-            raise violation(Alert.ILLEGAL_PARAMETER, "the second ClientHello has another server_name")
+        if self._client_hello is not None:
+            checks.check_second_client_hello(hello, self._client_hello, same_name=name == self._server_name)
         if checks.check_early_data_offer(hello, retried=self._client_hello is not None):
             self.reader.skip_early_data()
         self._server_name = name
         self._client_hello = hello
         self._recordLayer.client_random = bytes(hello.random)
-        hello.extensions = [item for item in hello.extensions if item.extType not in checks.DONE_WITH]
+        checks.hide_what_was_checked(hello)
 
     def _choose_own_certificate(self, request: Any) -> None:
         """Present no certificate, rather than one whose signature the server can't check (RFC 8446, 4.4.2.3)."""

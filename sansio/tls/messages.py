@@ -48,8 +48,8 @@ from tlslite.x509certchain import X509CertChain
 from ..status import Alert, Cause
 from . import checks
 from .adapters import CertificateBytes
-from .checks import ExtensionType
 from .errors import HandshakeError, refused, violation
+from .extensions import ExtensionType, check_places_untrusted
 from .primitives import CERTIFICATE_ONLY_SCHEMES, HASHES, SCHEMES_BY_NUMBER
 from .records import HandshakeMessage, HandshakeType, handshake_type_name
 
@@ -259,6 +259,7 @@ def parse_untrusted(message: HandshakeMessage, length: object) -> Any:
         name = handshake_type_name(message.message_type)
         raise violation(Alert.ILLEGAL_PARAMETER, f"malformed {name}: {error}") from error
     except Exception as error:  # tlslite-ng's parsers raise about anything on malformed input
+        check_places_untrusted(message.data)
         name = handshake_type_name(message.message_type)
         raise violation(Alert.DECODE_ERROR, f"malformed {name}: {error}") from error
 

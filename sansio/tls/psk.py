@@ -10,8 +10,8 @@ from itertools import compress
 from typing import Any, Final
 
 from ..status import Alert, Cause
-from .checks import ExtensionType
 from .errors import refused, violation
+from .extensions import ExtensionType
 from .parameters import MAX_PSK_IDENTITIES, PreSharedKey
 from .primitives import (
     HASHES,
@@ -22,6 +22,9 @@ from .primitives import (
     hkdf_expand_label,
     hmac_digest,
 )
+
+NO_KEY: Final = PreSharedKey(identity=b"\x00", secret=bytes(32), hash_name="sha256")
+"""For tlslite-ng's server, which wants to have a key before it has read which ones the client offers."""
 
 _SHOWN_IDENTITIES: Final = 4
 _SHOWN_LENGTH: Final = 200  # an NVMe identity has about 150 bytes; four of them fit a line of the log
@@ -124,23 +127,14 @@ class KeyChoice:
         self.provided: tuple[PreSharedKey, ...] | None = None
 
     def request_untrusted(self, hello: Any) -> None:
-        """Check the form of an offer, and note which keys to look up.
+        """Note which keys to look up, of an offer whose form `checks` has looked at.
 
         Raises:
-            HandshakeError: There is no offer, or it is malformed.
+            HandshakeError: There is no offer.
         """
         offer = hello.getExtension(ExtensionType.PRE_SHARED_KEY)
         if offer is None:
             raise refused(Cause.NO_COMMON_PARAMETERS, "the client offers no pre-shared key")
-        if not offer.identities or not offer.binders:
-            raise violation(Alert.DECODE_ERROR, "pre_shared_key without identities or binders")
-        if len(offer.identities) != len(offer.binders):
-            raise violation(Alert.ILLEGAL_PARAMETER, "pre_shared_key without one binder for each identity")
-        modes = hello.getExtension(ExtensionType.PSK_KEY_EXCHANGE_MODES)
-        if modes is None:
-            raise violation(Alert.MISSING_EXTENSION, "pre_shared_key without psk_key_exchange_modes")
-        if not modes.modes:
-            raise violation(Alert.DECODE_ERROR, "psk_key_exchange_modes is empty")
         self.requested = tuple(bytes(item.identity) for item in offer.identities[:MAX_PSK_IDENTITIES])
 
     def choose(

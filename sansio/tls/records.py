@@ -63,6 +63,22 @@ class HandshakeType(enum.IntEnum):
     MESSAGE_HASH = 254
 
 
+_BEFORE_NEW_KEYS: Final = frozenset(
+    {HandshakeType.CLIENT_HELLO, HandshakeType.SERVER_HELLO, HandshakeType.FINISHED}
+)
+"""A change of keys, or the other side's turn, follows: such a message ends its record (RFC 8446, 5.1)."""
+
+_EXTENSIONS: Final = 2 + 0xFFFF
+_MAX_BODIES: Final[dict[int, int]] = {
+    HandshakeType.SERVER_HELLO: 2 + 32 + 1 + 32 + 2 + 1 + _EXTENSIONS,
+    HandshakeType.ENCRYPTED_EXTENSIONS: _EXTENSIONS,
+    HandshakeType.CERTIFICATE_REQUEST: 1 + 255 + _EXTENSIONS,
+    HandshakeType.CERTIFICATE_VERIFY: 2 + 2 + 0xFFFF,
+    HandshakeType.FINISHED: 48,
+}
+"""What a message can hold at most: a longer one is malformed, and not waited for."""
+
+
 def handshake_type_name(number: int) -> str:
     """The RFC's name of a handshake message, or its number."""
     try:
@@ -177,13 +193,7 @@ class RecordReader:
         self._early_data_left = MAX_EARLY_DATA
 
     def change_key(self, key: RecordKey) -> None:
-        """Go over to the next key.
-
-        Raises:
-            HandshakeError: A message straddles the change (RFC 8446, 5.1).
-        """
-        if self._handshake:
-            raise violation(Alert.UNEXPECTED_MESSAGE, "handshake data straddles a change of keys")
+        """Go over to the next key; no message straddles the change, as `_take_message` sees to."""
         self.key = key
 
     # Handshake messages
@@ -207,23 +217,34 @@ class RecordReader:
             raise violation(Alert.UNEXPECTED_MESSAGE, _misplaced(self._handshake[0], expected))
         if len(self._handshake) < 4:
             return None
-        length = 4 + int.from_bytes(self._handshake[1:4])
-        if length > MAX_HANDSHAKE_MESSAGE:
-            raise violation(Alert.ILLEGAL_PARAMETER, f"handshake message of {length} bytes")
+        length = self._message_length()
         if len(self._handshake) < length:
             return None
         data = bytes(self._handshake[:length])
         del self._handshake[:length]
+        if self._handshake and data[0] in _BEFORE_NEW_KEYS:
+            raise violation(
+                Alert.UNEXPECTED_MESSAGE, f"{handshake_type_name(data[0])} is not the last in its record"
+            )
         self._first_message_seen = True
         return HandshakeMessage(data[0], data)
 
+    def _message_length(self) -> int:
+        """The length of the message that is being received, with its header."""
+        kind, body = self._handshake[0], int.from_bytes(self._handshake[1:4])
+        if 4 + body > MAX_HANDSHAKE_MESSAGE:
+            raise violation(Alert.ILLEGAL_PARAMETER, f"handshake message of {4 + body} bytes")
+        if body > _MAX_BODIES.get(kind, body):
+            raise violation(Alert.DECODE_ERROR, f"{handshake_type_name(kind)} of {4 + body} bytes")
+        return 4 + body
+
     def _receive_record(self, content_type: int, fragment: bytes) -> None:
+        if not fragment:
+            raise violation(Alert.UNEXPECTED_MESSAGE, f"empty record of type {content_type}")
         if content_type == ContentType.ALERT:
             raise _peer_alert(fragment)
         if content_type != ContentType.HANDSHAKE:
             raise violation(Alert.UNEXPECTED_MESSAGE, f"record of type {content_type} during the handshake")
-        if not fragment:
-            raise violation(Alert.UNEXPECTED_MESSAGE, "empty handshake record")
         self._handshake_bytes += len(fragment)
         if self._handshake_bytes > MAX_HANDSHAKE_BYTES:
             raise violation(Alert.ILLEGAL_PARAMETER, f"more than {MAX_HANDSHAKE_BYTES} bytes of handshake")
@@ -276,6 +297,7 @@ class RecordReader:
     def _open_plain(self, content_type: int, body: bytes) -> tuple[int, bytes] | None:
         if content_type == ContentType.APPLICATION_DATA and self._skipped_as_early_data(body):
             return None
+        self._early_data_left = 0  # the second ClientHello comes without (RFC 8446, 4.2.10)
         return content_type, body
 
     def _drop_change_cipher_spec(self, body: bytes) -> None:

@@ -463,7 +463,7 @@ def test_a_message_in_the_wrong_place(heard: Overheard) -> None:
 def test_a_message_that_straddles_a_change_of_keys(heard: Overheard) -> None:
     forged = Forged.of(heard)
     forged.server.append(b"\x04")
-    assert judged(forged).findings == ("The server breaks TLS: handshake data straddles a change of keys.",)
+    assert judged(forged).findings == ("The server breaks TLS: Finished is not the last in its record.",)
 
 
 def test_a_protocol_that_was_not_offered(heard: Overheard) -> None:

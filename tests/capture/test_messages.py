@@ -18,7 +18,7 @@ from ktls_agent.sansio.capture.messages import (
     subject_untrusted,
 )
 from ktls_agent.sansio.status import Alert
-from ktls_agent.sansio.tls.checks import HELLO_RETRY_RANDOM
+from ktls_agent.sansio.tls.extensions import HELLO_RETRY_RANDOM
 from ktls_agent.sansio.tls.records import ContentType, RecordWriter, plain_alert
 from tests import pki
 from tests.peers import messages as m

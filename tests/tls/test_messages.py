@@ -7,9 +7,9 @@ from tlslite import messages as stock  # noqa: TID251 - the control
 from tlslite.utils.codec import Parser  # noqa: TID251
 
 from ktls_agent.sansio.status import Alert
-from ktls_agent.sansio.tls import certificates, checks, messages
-from ktls_agent.sansio.tls.checks import ExtensionType
+from ktls_agent.sansio.tls import certificates, messages
 from ktls_agent.sansio.tls.errors import HandshakeError
+from ktls_agent.sansio.tls.extensions import ExtensionType, extension_types
 from ktls_agent.sansio.tls.messages import MAX_SHARED_EXTENSION, OwnClientHello, client_hello, parse_untrusted
 from ktls_agent.sansio.tls.primitives import GROUPS_BY_NAME, hkdf_expand_label
 from ktls_agent.sansio.tls.records import HandshakeMessage, HandshakeType
@@ -49,7 +49,7 @@ def test_our_hello_is_what_tlslite_would_write(alpn: tuple[bytes, ...], psk_mode
 def test_a_parsed_hello_is_what_tlslite_would_parse() -> None:
     data = hello(psk_modes=("psk_dhe_ke",)).write()
     ours, theirs = parse(data), stock.ClientHello().parse(Parser(bytearray(data[1:])))
-    assert checks.extension_types(ours) == checks.extension_types(theirs)
+    assert extension_types(ours) == extension_types(theirs)
     assert ours == theirs
 
 

@@ -25,7 +25,7 @@ from ktls_agent.sansio.tls.records import (
     handshake_type_name,
 )
 
-FINISHED = 20
+CERTIFICATE = 11
 ANY = range(256)
 
 
@@ -33,7 +33,7 @@ def record(content_type: int, body: bytes, version: bytes = b"\x03\x03") -> byte
     return bytes([content_type]) + version + len(body).to_bytes(2) + body
 
 
-def handshake(body: bytes, message_type: int = FINISHED) -> bytes:
+def handshake(body: bytes, message_type: int = CERTIFICATE) -> bytes:
     return bytes([message_type]) + len(body).to_bytes(3) + body
 
 
@@ -82,7 +82,7 @@ def refusal(target: RecordReader, data: bytes) -> tuple[Alert | None, str]:
 def test_messages_come_out_whole_however_they_were_cut(
     protected: bool, bodies: list[bytes], fragment: int, pieces: int
 ) -> None:
-    sent = [handshake(body, number) for number, body in enumerate(bodies)]
+    sent = [handshake(body, number) for number, body in enumerate(bodies, start=30)]
     stream, sender = b"", key()
     joined = b"".join(sent)
     for start in range(0, len(joined), fragment):
@@ -92,7 +92,7 @@ def test_messages_come_out_whole_however_they_were_cut(
     got = [
         item for at in range(0, len(stream), pieces) for item in messages(target, stream[at : at + pieces])
     ]
-    assert got == [HandshakeMessage(number, data) for number, data in enumerate(sent)]
+    assert got == [HandshakeMessage(number, data) for number, data in enumerate(sent, start=30)]
     assert target.take_rest() == b""
 
 
@@ -109,7 +109,7 @@ def test_bytes_wanted_is_the_header_then_the_record() -> None:
 
 def test_the_version_of_a_record_is_ignored() -> None:
     assert messages(reader(), record(22, handshake(b"x"), b"\x7f\x7f")) == [
-        HandshakeMessage(FINISHED, handshake(b"x"))
+        HandshakeMessage(CERTIFICATE, handshake(b"x"))
     ]
 
 
@@ -164,7 +164,7 @@ def test_a_record_that_is_too_long_is_refused_by_its_header(header: bytes, fits:
         (record(23, b"early"), Alert.UNEXPECTED_MESSAGE),
         (record(21, b"\x02"), Alert.DECODE_ERROR),
         (record(21, b"\x02\x28\x00"), Alert.DECODE_ERROR),
-        (record(21, b""), Alert.DECODE_ERROR),
+        (record(21, b""), Alert.UNEXPECTED_MESSAGE),
         (record(20, b"\x02"), Alert.UNEXPECTED_MESSAGE),
         (record(20, b"\x01\x01"), Alert.UNEXPECTED_MESSAGE),
         (record(20, b""), Alert.UNEXPECTED_MESSAGE),
@@ -226,12 +226,21 @@ def test_a_record_that_does_not_decrypt(suite: str, length: int) -> None:
     assert refusal(target, record(23, b"x" * length))[0] is Alert.BAD_RECORD_MAC
 
 
-def test_a_message_must_not_straddle_a_change_of_keys() -> None:
-    target = reader()
-    messages(target, record(22, b"\x14\x00"))
-    with pytest.raises(HandshakeError) as caught:
-        target.change_key(key())
-    assert caught.value.failure.alert is Alert.UNEXPECTED_MESSAGE
+@pytest.mark.parametrize("message_type", [1, 2, 20])
+@pytest.mark.parametrize("more", [b"\x14", b"\x0b\x00\x00\x00"])
+def test_a_message_must_not_straddle_a_change_of_keys(message_type: int, more: bytes) -> None:
+    alert, reason = refusal(reader(), record(22, handshake(b"x", message_type) + more))
+    assert alert is Alert.UNEXPECTED_MESSAGE
+    assert "not the last in its record" in reason
+
+
+@pytest.mark.parametrize(
+    ("message_type", "longest"), [(2, 65607), (8, 65537), (13, 65793), (15, 65539), (20, 48)]
+)
+def test_a_message_longer_than_it_can_be_is_refused_by_its_header(message_type: int, longest: int) -> None:
+    header = bytes([message_type])
+    assert messages(reader(), record(22, header + longest.to_bytes(3))) == []
+    assert refusal(reader(), record(22, header + (longest + 1).to_bytes(3)))[0] is Alert.DECODE_ERROR
 
 
 # ChangeCipherSpec
@@ -267,6 +276,7 @@ def test_early_data_is_skipped_before_a_second_client_hello() -> None:
     target = reader(early_data=True)
     assert messages(target, record(23, b"e" * 100)) == []
     assert messages(target, record(22, handshake(b"hello", 1)))[0].message_type == 1
+    assert refusal(target, record(23, b"e" * 100))[0] is Alert.UNEXPECTED_MESSAGE
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000])
@@ -281,7 +291,7 @@ def test_early_data_is_bounded_and_empty_records_count(size: int) -> None:
 
 
 def test_a_message_that_is_too_long_is_refused_by_its_header() -> None:
-    header = bytes([FINISHED]) + (MAX_HANDSHAKE_MESSAGE - 3).to_bytes(3)
+    header = bytes([CERTIFICATE]) + (MAX_HANDSHAKE_MESSAGE - 3).to_bytes(3)
     alert, reason = refusal(reader(), record(22, header))
     assert alert is Alert.ILLEGAL_PARAMETER
     assert str(MAX_HANDSHAKE_MESSAGE + 1) in reason
