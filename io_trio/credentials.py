@@ -7,6 +7,7 @@ for by name: requests that need it are then refused one by one, with the reason.
 `CredentialStore` keeps the last set that could be loaded; a reload that fails changes nothing.
 """
 
+import datetime as dt
 import os
 import stat
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from ktls_agent.sansio.config import (
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
 from ktls_agent.sansio.tls.credentials import MAX_FILE_BYTES, CredentialError, load_identity
 from ktls_agent.sansio.tls.parameters import Identity
+from ktls_agent.sansio.tls.revocation import MAX_LISTS_BYTES, RevocationListError, RevocationLists
 from ktls_agent.sansio.tls.truststore import MAX_BUNDLE_BYTES, TrustStore, TrustStoreError
 
 CONFIGURATION_FILES: Final = (Path("/etc/tlshd.conf"), Path("/etc/tlshd/config"))
@@ -50,18 +52,22 @@ def find_configuration(named: Path | None, usual: tuple[Path, ...] = CONFIGURATI
 
 
 def load_credentials(
-    path: Path | None, *, system_trust_stores: tuple[Path, ...] = SYSTEM_TRUST_STORES
+    path: Path | None,
+    *,
+    system_trust_stores: tuple[Path, ...] = SYSTEM_TRUST_STORES,
+    now: dt.datetime | None = None,
 ) -> Credentials:
     """Read a configuration and every file that it names.
 
     Args:
         path: The configuration; None means the defaults.
         system_trust_stores: Where to look for trusted authorities if the configuration names none.
+        now: For which time revocation lists should be current; None means the time of the call.
 
     Raises:
         ConfigurationUnusable: A file is missing, or something in it is wrong.
     """
-    return _Loader(system_trust_stores).load(path)
+    return _Loader(system_trust_stores, now or dt.datetime.now(dt.UTC)).load(path)
 
 
 class CredentialStore:
@@ -92,10 +98,12 @@ class CredentialStore:
 class _Loader:
     """One load: each file is read once, however often it is named."""
 
-    def __init__(self, system_trust_stores: tuple[Path, ...]) -> None:
+    def __init__(self, system_trust_stores: tuple[Path, ...], now: dt.datetime) -> None:
         self.system_trust_stores = system_trust_stores
+        self.now = now
         self.warnings: list[str] = []
         self.stores: dict[Path, TrustStore] = {}
+        self.lists: dict[Path, RevocationLists] = {}
 
     def load(self, path: Path | None) -> Credentials:
         configuration = self.configuration(path)
@@ -118,8 +126,11 @@ class _Loader:
         return configuration
 
     def role(self, configured: RoleConfiguration, role: str) -> RoleCredentials:
+        trust = self.trust(configured.truststore)
         return RoleCredentials(
-            trust=self.trust(configured.truststore), identity=self.identity(configured, role)
+            trust=trust,
+            identity=self.identity(configured, role),
+            revocation=self.revocation(configured.revocation_lists, trust),
         )
 
     def trust(self, configured: str | None) -> TrustStore | None:
@@ -140,6 +151,22 @@ class _Loader:
                 raise ConfigurationUnusable(f"{path}: {error}") from None
             self.warnings.extend(f"{path}: {sentence}" for sentence in self.stores[path].skipped)
         return self.stores[path]
+
+    def revocation(self, configured: str | None, trust: TrustStore | None) -> RevocationLists | None:
+        if configured is None:
+            return None
+        path = Path(configured)
+        try:
+            if path not in self.lists:
+                data = _read(path, "file of revocation lists", MAX_LISTS_BYTES)
+                self.lists[path] = RevocationLists.from_file(data)
+            lists = self.lists[path]
+            if trust is not None:
+                lists.check_anchors(trust)
+        except RevocationListError as error:
+            raise ConfigurationUnusable(f"{path}: {error}") from None
+        self.warnings.extend(f"{path}: {sentence}" for sentence in lists.oddities(self.now))
+        return lists
 
     def identity(self, configured: RoleConfiguration, role: str) -> Identity | None:
         if configured.certificate is None or configured.private_key is None:

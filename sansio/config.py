@@ -75,11 +75,13 @@ class RoleConfiguration:
 
     Attributes:
         truststore: Trusted authorities; None means the system's.
+        revocation_lists: Certificate revocation lists, also in DER; None means that nothing is revoked.
         certificate: The certificate chain, the leaf first; None if and only if `private_key` is None.
         private_key: The leaf's private key.
     """
 
     truststore: str | None = None
+    revocation_lists: str | None = None
     certificate: str | None = None
     private_key: str | None = None
 
@@ -270,17 +272,11 @@ class _Reader:
         return tuple(_unescape(item) for item in items if item)
 
     def role(self, group: str) -> RoleConfiguration:
-        revoked = self.entries.get((group, "x509.crl"))
-        if revoked is not None:
-            raise self.error(
-                revoked,
-                "x509.crl is set, but this version does not support revocation lists, and will not run as if it did. "
-                "Remove the line if revoked certificates may be accepted.",
-            )
         self.check_pair(group, "x509.certificate", "x509.private_key")
         self.check_pair(group, "x509.private_key", "x509.certificate")
         return RoleConfiguration(
             truststore=self.path(group, "x509.truststore"),
+            revocation_lists=self.path(group, "x509.crl"),
             certificate=self.path(group, "x509.certificate"),
             private_key=self.path(group, "x509.private_key"),
         )

@@ -47,6 +47,7 @@ from .tls.parameters import (
     ServerPskParameters,
 )
 from .tls.psk import shown_identity
+from .tls.revocation import RevocationJudge
 from .tls.truststore import TrustStore
 from .tls.verify import ClientCertificateVerifier, ServerCertificateVerifier
 
@@ -84,10 +85,12 @@ class RoleCredentials:
     Attributes:
         trust: Whom to trust; None if there is no trust store.
         identity: The agent's own identity; None if none is configured.
+        revocation: Knows which certificates were revoked; None does not ask.
     """
 
     trust: TrustStore | None = None
     identity: Identity | None = None
+    revocation: RevocationJudge | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,7 +253,7 @@ def _client(
                 "The request has no PEERNAME, and the connection was gone before its address could be read.",
             )
         )
-    verifier = ServerCertificateVerifier(_trust(role), name=name, now=now)
+    verifier = ServerCertificateVerifier(_trust(role), name=name, now=now, revocation=role.revocation)
     return ClientParameters(verifier=verifier, server_name=_sni(name), identity=identity)
 
 
@@ -260,7 +263,7 @@ def _server(role: RoleCredentials, identities: tuple[Identity, ...], now: dt.dat
         return ServerParameters(identities=identities)
     return ServerParameters(
         identities=identities,
-        verifier=ClientCertificateVerifier(role.trust, now=now),
+        verifier=ClientCertificateVerifier(role.trust, now=now, revocation=role.revocation),
         certificate_authorities=role.trust.subjects,
     )
 

@@ -17,8 +17,10 @@ and comes out is told to the trace, so that a transcript of it can be run again:
 import datetime as dt
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, assert_never
+
+from cryptography.x509 import Certificate
 
 from .ktls import TLS_RX, TLS_TX, KernelSecrets, pack_crypto_info
 from .lifecycle import (
@@ -32,7 +34,7 @@ from .lifecycle import (
     StartHandshake,
     State,
 )
-from .policy import Credentials, RequestRefused, choose_parameters
+from .policy import Credentials, RequestRefused, RoleCredentials, choose_parameters
 from .request import CertificateKeys, ClientPsk, HandshakeRequest, InvalidRequest, ServerPsk, ServerX509
 from .status import Alert, Cause, Failure, failure
 from .steps import (
@@ -55,11 +57,13 @@ from .steps import (
     PsksLookedUp,
     Received,
     Reported,
+    RevocationChecked,
     Sent,
     Started,
     Trace,
     no_trace,
 )
+from .tls.diagnosis import Case
 from .tls.engine import TlsEngine
 from .tls.parameters import (
     Entropy,
@@ -72,6 +76,7 @@ from .tls.parameters import (
     PreSharedKey,
 )
 from .tls.records import plain_alert
+from .tls.revocation import RevocationJudge
 from .tls.tickets import ticket_waits_untrusted
 
 AUTHENTICATED: Final = 0xFFFFFFFF
@@ -340,7 +345,7 @@ class Session:
     def _begin(self, asked: HandshakeRequest, credentials: Credentials, now: dt.datetime) -> Action:
         self._tell_credentials(asked, credentials)
         try:
-            parameters = self._choose(asked, credentials, now)
+            parameters = self._choose(asked, _traced(credentials, self._trace), now)
         except RequestRefused as refused:
             return self._obey(self.request.local_failure(refused.failure))
         engine = self._engine = self._make_engine(parameters, self._draw, self._trace)
@@ -516,6 +521,30 @@ class Session:
         if self._secrets is None:
             raise AssertionError("keys are installed once they are there")
         return self._secrets
+
+
+class _TracedRevocation:
+    """Tells what the revocation lists say."""
+
+    def __init__(self, lists: RevocationJudge, trace: Trace) -> None:
+        self._lists = lists
+        self._trace = trace
+
+    def judge(self, case: Case, path: Sequence[Certificate]) -> Failure | None:
+        failed = self._lists.judge(case, path)
+        self._trace(RevocationChecked(failure=failed))
+        return failed
+
+
+def _traced(credentials: Credentials, trace: Trace) -> Credentials:
+    def role(own: RoleCredentials) -> RoleCredentials:
+        return (
+            own
+            if own.revocation is None
+            else replace(own, revocation=_TracedRevocation(own.revocation, trace))
+        )
+
+    return replace(credentials, client=role(credentials.client), server=role(credentials.server))
 
 
 def _found(key: PreSharedKey) -> FoundPsk:

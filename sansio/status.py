@@ -58,6 +58,7 @@ class Cause(enum.Enum):
     BAD_CERTIFICATE = "the peer's certificate is not valid"
     CERTIFICATE_EXPIRED = "the peer's certificate is outside its validity period"
     CERTIFICATE_REVOKED = "the peer's certificate has been revoked"
+    REVOCATION_UNKNOWN = "whether the peer's certificate has been revoked can't be told"
     UNKNOWN_CA = "the peer's certificate comes from no trusted authority"
     NAME_MISMATCH = "the peer's certificate is for another name"
     WRONG_PURPOSE = "the peer's certificate is not meant for this role"
@@ -131,6 +132,10 @@ OUTCOMES: Final[Mapping[Cause, Outcome]] = MappingProxyType(
         Cause.BAD_CERTIFICATE: _rejected(Alert.BAD_CERTIFICATE, "The peer is not authenticated."),
         Cause.CERTIFICATE_EXPIRED: _rejected(Alert.CERTIFICATE_EXPIRED, "The peer is not authenticated."),
         Cause.CERTIFICATE_REVOKED: _rejected(Alert.CERTIFICATE_REVOKED, "The peer is not authenticated."),
+        Cause.REVOCATION_UNKNOWN: _rejected(
+            Alert.CERTIFICATE_UNKNOWN,
+            "RFC 8446, 6.2: an unspecified issue; the certificate may be good, but there is no current list that says so.",
+        ),
         Cause.UNKNOWN_CA: _rejected(Alert.UNKNOWN_CA, "The peer is not authenticated."),
         Cause.NAME_MISMATCH: _rejected(
             Alert.BAD_CERTIFICATE, "TLS has no alert for names; OpenSSL and GnuTLS send this one."

@@ -9,7 +9,7 @@ numbers and names only, so that a transcript can be written, read and compared; 
 |----------------------------------------------------------|------------------------------------------------------|
 | Datagram (from the kernel), Started, Configured          | Datagram (to the kernel)                             |
 | IdentityLoaded, PskLoaded, PsksLookedUp                  | Noted                                                |
-| Drew, Signed, Received                                   | Plaintext, SecretLogged, Sent, Completed, Failed     |
+| Drew, Signed, RevocationChecked, Received                | Plaintext, SecretLogged, Sent, Completed, Failed     |
 | Interrupted, LocallyFailed                               | Exported                                             |
 | Installed, PeerKeyMade, Answered                         | Reported, Closed, Summarized                         |
 """
@@ -157,6 +157,17 @@ class Signed:
     """Our private key signed the handshake (CertificateVerify)."""
 
     signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationChecked:
+    """The peer's certificates were looked up in the revocation lists, which are too large for a transcript.
+
+    Attributes:
+        failure: Why the peer is refused; None if nothing speaks against it.
+    """
+
+    failure: Failure | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -344,6 +355,7 @@ Step = (
     | PsksLookedUp
     | Drew
     | Signed
+    | RevocationChecked
     | Received
     | Sent
     | Plaintext

@@ -29,6 +29,7 @@ keyrings= .nvme;.nfs;backup
 
 [authenticate.client]
 x509.truststore= /etc/pki/ca.pem
+x509.crl= /etc/pki/crl.pem
 x509.certificate= /etc/pki/client.pem
 x509.private_key= /etc/pki/client.key
 
@@ -62,6 +63,7 @@ def test_reads_everything() -> None:
         keyrings=(".nvme", ".nfs", "backup"),
         client=RoleConfiguration(
             truststore="/etc/pki/ca.pem",
+            revocation_lists="/etc/pki/crl.pem",
             certificate="/etc/pki/client.pem",
             private_key="/etc/pki/client.key",
         ),
@@ -227,14 +229,6 @@ def test_refuses_a_value_that_cannot_be_used_and_names_the_line(text: str, messa
     with pytest.raises(ConfigError) as caught:
         parse_tlshd_conf(text, source=SOURCE)
     assert str(caught.value) == f"{SOURCE}, {message}"
-
-
-@pytest.mark.parametrize("group", [CLIENT, SERVER])
-def test_a_revocation_list_is_never_silently_ignored(group: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"line 2: x509\.crl is set, but this version does not support revocation"
-    ):
-        parse_tlshd_conf(group + "x509.crl=/etc/pki/crl.pem", source=SOURCE)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ from ..steps import (
     PsksLookedUp,
     Received,
     Reported,
+    RevocationChecked,
     SecretLogged,
     Sent,
     Signed,
@@ -64,6 +65,7 @@ from ..steps import (
 )
 from ..summary import summarize
 from ..tls.certificates import quiet
+from ..tls.diagnosis import Case
 from ..tls.parameters import Identity, PreSharedKey, Signer
 from ..tls.truststore import TrustStore
 from .standin import StandIn, is_input
@@ -342,6 +344,17 @@ class _RecordedSigner(Signer):
         return _next(self._signatures, "a signature").signature
 
 
+class _RecordedRevocation:
+    """Gives out what the revocation lists said."""
+
+    def __init__(self, checks: Iterator[RevocationChecked]) -> None:
+        self._checks = checks
+
+    def judge(self, case: Case, path: Sequence[x509.Certificate]) -> Failure | None:
+        del case, path
+        return _next(self._checks, "what the revocation lists say").failure
+
+
 def _next(steps: Iterator[_StepT], what: str) -> _StepT:
     step = next(steps, None)
     if step is None:
@@ -360,6 +373,7 @@ class _Source:
         self._signer = _RecordedSigner(recorded(Signed))
         self._draws = recorded(Drew)
         self._identities = recorded(IdentityLoaded)
+        self._revocation = list(recorded(RevocationChecked))
         self._psks = recorded(PskLoaded)
         self._lookups = recorded(PsksLookedUp)
         self._peer_keys = recorded(PeerKeyMade)
@@ -369,7 +383,11 @@ class _Source:
         configured = self._configured
         if configured is None:
             return Credentials()
-        role = RoleCredentials(trust=_store(configured), identity=self._identity(configured))
+        role = RoleCredentials(
+            trust=_store(configured),
+            identity=self._identity(configured),
+            revocation=_RecordedRevocation(iter(self._revocation)) if self._revocation else None,
+        )
         return Credentials(client=role, server=role)
 
     def entropy(self, size: int) -> bytes:

@@ -11,7 +11,10 @@ from ktls_agent.io_trio.credentials import (
     find_configuration,
     load_credentials,
 )
+from ktls_agent.sansio.tls.revocation import RevocationLists
 from tests.io_trio.house import authority, client_certificate, server_certificate
+from tests.pki import DAY, NOW, Authority
+from tests.tls.revocations import crl, pem
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Etc:
 def etc(tmp_path: Path) -> Etc:
     made = Etc(tmp_path)
     made.file("ca.pem", authority().pem(), 0o644)
+    made.file("forged.pem", pem(crl(authority(), signer=Authority("Forger"))), 0o644)
     for name, issued in (("server", server_certificate()), ("client", client_certificate())):
         made.file(f"{name}.pem", issued.certificate_pem(), 0o644)
         made.file(f"{name}.key", issued.private_key_pem())
@@ -63,6 +67,29 @@ def test_loads_everything_that_is_named(etc: Etc) -> None:
     assert credentials.server.identity.names == ("server.test",)
     assert credentials.client.trust is credentials.server.trust  # one file is read once
     assert credentials.warnings == ()
+
+
+def test_revocation_lists_are_read_once_and_again_at_a_reload(etc: Etc) -> None:
+    etc.file("crl.pem", pem(crl(authority())))
+    text = FULL.replace("x509.truststore=@/ca.pem", "x509.truststore=@/ca.pem\nx509.crl=@/crl.pem")
+    path = etc.configure(text)
+    store = CredentialStore(lambda: load_credentials(path, now=NOW))
+    before = store.current
+    assert before.warnings == ()
+    assert isinstance(before.client.revocation, RevocationLists)
+    assert before.client.revocation is before.server.revocation
+    etc.file("crl.pem", pem(crl(authority(), 5, next_update=NOW - DAY / 2)))
+    store.reload()
+    assert isinstance(store.current.client.revocation, RevocationLists)
+    assert list(store.current.client.revocation.lists[0].revoked) == [5]
+    (warning,) = store.current.warnings
+    assert warning.startswith(f"{etc.path}/crl.pem: The revocation list of CN=Test Root is out of date: ")
+
+
+def test_revocation_lists_without_a_trust_store_are_read(etc: Etc) -> None:
+    etc.file("crl.pem", pem(crl(authority())))
+    path = etc.configure("[authenticate.client]\nx509.crl=@/crl.pem\n")
+    assert load_credentials(path, system_trust_stores=(), now=NOW).client.revocation is not None
 
 
 def test_without_configuration_there_is_the_systems_trust_alone(etc: Etc) -> None:
@@ -107,7 +134,18 @@ def test_lines_without_effect_are_told(etc: Etc) -> None:
 UNUSABLE = {
     "absent": (None, "The configuration @/tlshd.conf can't be read: No such file or directory."),
     "no key file": ("loglevel\n", "@/tlshd.conf, line 1: "),
-    "crl": ("[authenticate.client]\nx509.crl=@/crl.pem\n", "@/tlshd.conf, line 2: x509.crl is set"),
+    "absent revocation lists": (
+        "[authenticate.client]\nx509.truststore=@/ca.pem\nx509.crl=@/absent\n",
+        "The file of revocation lists @/absent can't be read: No such file or directory.",
+    ),
+    "no revocation list": (
+        "[authenticate.server]\nx509.truststore=@/ca.pem\nx509.crl=@/ca.pem\n",
+        "@/ca.pem: The file holds no revocation list, in PEM (X509 CRL) or in DER.",
+    ),
+    "forged revocation list": (
+        "[authenticate.server]\nx509.truststore=@/ca.pem\nx509.crl=@/forged.pem\n",
+        "@/forged.pem: The revocation list of CN=Test Root has a signature that is not its issuer's.",
+    ),
     "absent trust store": (
         "[authenticate.client]\nx509.truststore=@/absent\n",
         "The trust store @/absent can't be read: No such file or directory.",
