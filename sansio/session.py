@@ -34,7 +34,7 @@ from .lifecycle import (
     StartHandshake,
     State,
 )
-from .policy import Credentials, RequestRefused, RoleCredentials, choose_parameters
+from .policy import CLASSICAL, Credentials, RequestRefused, RoleCredentials, choose_parameters
 from .request import CertificateKeys, ClientPsk, HandshakeRequest, InvalidRequest, ServerPsk, ServerX509
 from .status import Alert, Cause, Failure, failure
 from .steps import (
@@ -356,12 +356,15 @@ class Session:
         if self._trace is no_trace:
             return  # It takes the anchors of a whole store apart.
         own = credentials.server if isinstance(asked, ServerX509 | ServerPsk) else credentials.client
+        exchange = None if credentials.key_exchange == CLASSICAL else credentials.key_exchange
         self._trace(
             Configured(
                 trust=None if own.trust is None else own.trust.anchors(),
                 authorities=() if own.trust is None else own.trust.subjects,
                 identity=None if own.identity is None else own.identity.chain,
                 names=() if own.identity is None else own.identity.names,
+                groups=None if exchange is None else exchange.groups,
+                key_shares=None if exchange is None else exchange.shares(psk=isinstance(asked, ClientPsk)),
             )
         )
 

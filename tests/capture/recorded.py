@@ -11,7 +11,7 @@ from ktls_agent.sansio.capture.recording import Recording
 from ktls_agent.sansio.capture.transcript import Transcript
 from ktls_agent.sansio.netlink.events import CertificateSerials
 from ktls_agent.sansio.netlink.spec import Auth
-from ktls_agent.sansio.policy import Credentials
+from ktls_agent.sansio.policy import CLASSICAL, HYBRID, Credentials
 from ktls_agent.sansio.tls.parameters import ServerPskParameters
 from ktls_agent.sansio.tls.revocation import RevocationLists
 from tests.io_trio.house import (
@@ -52,6 +52,13 @@ async def _client_refuses(house: House) -> None:
 async def _server(house: House) -> None:
     consumer, theirs = await house.ask(server_request())
     await Peer().shake_hands(theirs, as_client(client_certificate()))
+    await consumer.wait()
+
+
+async def _server_with_ml_kem(house: House) -> None:
+    consumer, theirs = await house.ask(server_request())
+    offer = replace(as_client(), groups=HYBRID.groups, key_shares=HYBRID.key_shares)
+    await Peer().shake_hands(theirs, offer)
     await consumer.wait()
 
 
@@ -118,6 +125,8 @@ PLAYS: dict[str, Callable[[House], Awaitable[None]]] = {
     "client": _client,
     "client refuses": _client_refuses,
     "server": _server,
+    "server with ML-KEM": _server_with_ml_kem,
+    "server without ML-KEM": _server_with_ml_kem,
     "server refuses": _server_refuses,
     "client finds nothing revoked": _client,
     "client finds the server revoked": _client,
@@ -132,6 +141,7 @@ PLAYS: dict[str, Callable[[House], Awaitable[None]]] = {
 
 
 CREDENTIALS: dict[str, Callable[[], Credentials]] = {
+    "server without ML-KEM": lambda: replace(full_credentials(), key_exchange=CLASSICAL),
     "client finds nothing revoked": revoking,
     "client finds the server revoked": lambda: revoking(server_certificate().certificate.serial_number),
     "server finds the client revoked": lambda: revoking(client_certificate().certificate.serial_number),
