@@ -31,12 +31,19 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     is_flag=True,
     help="Record keys, too. Whoever has such a file can read the connection, and use its pre-shared keys.",
 )
+@click.option(
+    "--allow-readable-keys",
+    is_flag=True,
+    help="Take private keys that other users may read; without it they are an error.",
+)
 def run(
+    *,
     configuration_file: Path | None,
-    to_stderr: bool,  # noqa: FBT001 - click passes them by name
+    to_stderr: bool,
     record_directory: Path | None,
     only: str | None,
-    record_secrets: bool,  # noqa: FBT001
+    record_secrets: bool,
+    allow_readable_keys: bool,
 ) -> None:
     """Serve the kernel's handshake requests until SIGTERM; SIGHUP reloads the configuration.
 
@@ -55,7 +62,12 @@ def run(
     elif only or record_secrets:
         raise click.UsageError("--only and --record-secrets go with --record DIR.")
     try:
-        run_service(configuration_file, to_stderr=to_stderr, record=record)
+        run_service(
+            configuration_file,
+            to_stderr=to_stderr,
+            record=record,
+            allow_readable_keys=allow_readable_keys,
+        )
     except AgentError as error:
         click.echo(f"{DISTRIBUTION}: {error}", err=True)
         sys.exit(error.exit_code)

@@ -35,7 +35,11 @@ RELOAD_SIGNALS: Final = (signal.SIGHUP, signal.SIGUSR1)
 
 
 def run_service(
-    configuration_file: Path | None, *, to_stderr: bool, record: RecordingOptions | None = None
+    configuration_file: Path | None,
+    *,
+    to_stderr: bool,
+    record: RecordingOptions | None = None,
+    allow_readable_keys: bool = False,
 ) -> None:
     """Serve until told to stop.
 
@@ -43,13 +47,14 @@ def run_service(
         configuration_file: Instead of tlshd's usual places.
         to_stderr: Log to stderr instead of syslog.
         record: What to record of the requests; None records nothing.
+        allow_readable_keys: Take private keys that others than the agent's user may read.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
     """
     path = find_configuration(configuration_file)
     try:
-        store = CredentialStore(lambda: load_credentials(path))
+        store = CredentialStore(lambda: load_credentials(path, allow_readable_keys=allow_readable_keys))
     except ConfigurationUnusable as error:
         raise AgentError(str(error), exit_code=os.EX_CONFIG) from error
     configuration = store.current.configuration

@@ -79,8 +79,8 @@ def test_a_configuration_that_can_not_be_used_is_one_line(
 
 
 def test_an_agent_that_can_not_serve_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path | None, *, to_stderr: bool, record: object) -> None:
-        assert (path, to_stderr, record) == (None, True, None)
+    def refuse(path: Path | None, *, to_stderr: bool, record: object, allow_readable_keys: bool) -> None:
+        assert (path, to_stderr, record, allow_readable_keys) == (None, True, None, False)
         raise AgentError("This kernel has no handshake service.", exit_code=69)
 
     monkeypatch.setattr("ktls_agent.io_trio.service.run_service", refuse)
@@ -200,3 +200,13 @@ def test_recording_options_reach_the_service(monkeypatch: pytest.MonkeyPatch, tm
         RecordingOptions(directory=tmp_path, only_failures=True, secrets=True),
         RecordingOptions(directory=tmp_path, only_failures=False, secrets=False),
     ]
+
+
+def test_readable_keys_are_allowed_by_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+    monkeypatch.setattr(
+        "ktls_agent.io_trio.service.run_service",
+        lambda *_, allow_readable_keys, **__: seen.append(allow_readable_keys),
+    )
+    assert invoke("run", "--allow-readable-keys")[0] == 0
+    assert seen == [True]

@@ -11,6 +11,7 @@ from ktls_agent.io_trio.credentials import (
     find_configuration,
     load_credentials,
 )
+from ktls_agent.io_trio.files import ConfiguredFile
 from ktls_agent.sansio.tls.revocation import RevocationLists
 from tests.io_trio.house import authority, client_certificate, server_certificate
 from tests.pki import DAY, NOW, Authority
@@ -119,10 +120,46 @@ def test_entries_that_were_left_out_are_told_once(etc: Etc) -> None:
     assert "is not a CERTIFICATE" in credentials.warnings[0]
 
 
-def test_a_key_that_others_may_read_is_told(etc: Etc) -> None:
-    (etc.path / "server.key").chmod(0o640)
-    assert load_credentials(etc.configure(FULL)).warnings == (
-        f"The private key {etc.path}/server.key has mode 0640: other users may read it; use chmod 0600.",
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_a_key_that_others_may_read_is_an_error_unless_it_is_allowed(etc: Etc, mode: int) -> None:
+    (etc.path / "server.key").chmod(mode)
+    path = etc.configure(FULL)
+    said = f"The server's private key {etc.path}/server.key has mode {mode:04o}: other users may read or change it."
+    with pytest.raises(ConfigurationUnusable) as caught:
+        load_credentials(path)
+    assert str(caught.value).startswith(f"{said} Make it the agent's own (chown, chmod 0600), and a new key")
+    assert "--allow-readable-keys" in str(caught.value)
+    assert load_credentials(path, allow_readable_keys=True).warnings == (said,)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_key_of_the_agents_own_is_taken(etc: Etc, mode: int) -> None:
+    (etc.path / "server.key").chmod(mode)
+    assert load_credentials(etc.configure(FULL)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("owner", "own", "fine"), [(0, 0, True), (0, 7, True), (7, 7, True), (8, 7, False), (7, 0, False)]
+)
+def test_a_file_belongs_to_root_or_to_the_agents_user(owner: int, own: int, fine: bool) -> None:
+    file = ConfiguredFile(path=Path("/etc/x"), what="trust store", data=b"", mode=0o600, owner=owner)
+    assert (file.exposure(own) is None) is fine
+    assert (file.openness(own) is None) is fine
+    if not fine:
+        belongs = f"The trust store /etc/x belongs to the user {owner}, who may "
+        assert file.exposure(own) == belongs + "read and change it."
+        assert file.openness(own) == belongs + "change it."
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("ca.pem", "trust store"), ("server.pem", "server's certificate"), ("tlshd.conf", "configuration")],
+)
+def test_a_file_that_others_may_change_is_told(etc: Etc, name: str, what: str) -> None:
+    path = etc.configure(FULL)
+    (etc.path / name).chmod(0o664)
+    assert load_credentials(path).warnings == (
+        f"The {what} {etc.path}/{name} has mode 0664: other users may change it; use chmod go-w.",
     )
 
 
