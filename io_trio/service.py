@@ -14,7 +14,9 @@ from typing import Final
 
 import trio
 
+from ktls_agent.sansio.config import DebugConfiguration
 from ktls_agent.sansio.policy import Credentials
+from ktls_agent.sansio.steps import Trace
 
 from .agent import Agent, AgentError
 from .credentials import (
@@ -23,6 +25,7 @@ from .credentials import (
     find_configuration,
     load_credentials,
 )
+from .debugging import DebugTrace
 from .handler import Log, Services, no_trace_for, wall_clock
 from .keyring import KernelKeyring, KeyringLinks
 from .ktls import KernelKeyInstaller
@@ -58,7 +61,8 @@ def run_service(
     except ConfigurationUnusable as error:
         raise AgentError(str(error), exit_code=os.EX_CONFIG) from error
     configuration = store.current.configuration
-    log = make_logger(to_stderr=to_stderr, debug=configuration.debug.loglevel > 0)
+    levels = configuration.debug
+    log = make_logger(to_stderr=to_stderr, debug=max(levels.loglevel, levels.tls, levels.nl) > 0)
     log.info("starting", pid=os.getpid(), configuration=str(path or "none; defaults"))
     keyring = KernelKeyring()
     keyrings = KeyringLinks(keyring, configuration.keyrings)
@@ -70,9 +74,24 @@ def run_service(
         keyring=keyring,
         link_keyrings=keyrings.link,
         log=log,
-        trace_for=no_trace_for if recorder is None else recorder.trace_for,
+        trace_for=debugging(levels, log, no_trace_for if recorder is None else recorder.trace_for),
     )
     trio.run(serve, Agent(services, open_socket=KernelSocket), store, log, recorder)
+
+
+def debugging(
+    levels: DebugConfiguration, log: Log, trace_for: Callable[[int], Trace]
+) -> Callable[[int], Trace]:
+    """Log the steps of requests, if [debug] asks for it.
+
+    Args:
+        levels: What [debug] says.
+        log: Where the lines go.
+        trace_for: Makes the trace of a request that is told the steps in any case.
+    """
+    if max(levels.tls, levels.nl) <= 0:
+        return trace_for
+    return lambda sockfd: DebugTrace(log=log, levels=levels, sockfd=sockfd, then=trace_for(sockfd))
 
 
 def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:

@@ -25,6 +25,9 @@ MAX_CONFIG_LENGTH: Final = 256 * 1024
 MAX_WARNINGS: Final = 100
 """A file with more lines that mean nothing here is another file by mistake."""
 
+MAX_DELAY_DONE: Final = 60
+"""In seconds: no consumer waits as long, and a stopping agent sees each delay through."""
+
 _ESCAPES: Final = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\", ";": ";"}
 _ESCAPE: Final = re.compile(r"\\(.?)", re.DOTALL)
 _LIST_ITEM: Final = re.compile(r"((?:[^;\\]|\\.)*)(?:;|$)", re.DOTALL)
@@ -62,11 +65,13 @@ class DebugConfiguration:
         loglevel: Of the agent itself.
         tls: Of the TLS engine.
         nl: Of netlink.
+        delay_done: Seconds to wait before each DONE, for tests of the kernel's consumers; up to `MAX_DELAY_DONE`.
     """
 
     loglevel: int = 0
     tls: int = 0
     nl: int = 0
+    delay_done: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +126,6 @@ _KNOWN: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
 )
 _WITHOUT_EFFECT: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "delay_done": "it delays tlshd for tests, and this agent has no such delay",
         "x509.pq.certificate": "this version has no post-quantum certificates",
         "x509.pq.private_key": "this version has no post-quantum certificates",
     }
@@ -214,7 +218,10 @@ class _Reader:
                 self.check_group(*item)
         configuration = Configuration(
             debug=DebugConfiguration(
-                loglevel=self.integer("loglevel"), tls=self.integer("tls"), nl=self.integer("nl")
+                loglevel=self.integer("loglevel"),
+                tls=self.integer("tls"),
+                nl=self.integer("nl"),
+                delay_done=self.delay(),
             ),
             keyrings=self.strings("authenticate", "keyrings"),
             client=self.role("authenticate.client"),
@@ -260,6 +267,13 @@ class _Reader:
         if not _INTEGER.fullmatch(entry.value):
             raise self.error(entry, f"{key} takes a whole number, as in {key}=1, not {_shown(entry.value)}.")
         return int(entry.value)
+
+    def delay(self) -> int:
+        seconds = self.integer("delay_done")
+        entry = self.entries.get(("debug", "delay_done"))
+        if entry is not None and not 0 <= seconds <= MAX_DELAY_DONE:
+            raise self.error(entry, f"delay_done takes 0 to {MAX_DELAY_DONE} seconds, not {seconds}.")
+        return seconds
 
     def strings(self, group: str, key: str) -> tuple[str, ...]:
         entry = self.entries.get((group, key))
