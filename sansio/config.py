@@ -124,11 +124,12 @@ _KNOWN: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "authenticate.server": _ROLE_KEYS,
     }
 )
-_WITHOUT_EFFECT: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "x509.pq.certificate": "this version has no post-quantum certificates",
-        "x509.pq.private_key": "this version has no post-quantum certificates",
-    }
+_NOT_SUPPORTED: Final[Mapping[str, str]] = MappingProxyType(
+    dict.fromkeys(
+        ("x509.pq.certificate", "x509.pq.private_key"),
+        "is set, but this version presents and verifies no post-quantum (ML-DSA) certificates, and will not run as if it "
+        "did. Remove the line; the one of x509.certificate is presented to every peer then",
+    )
 )
 
 
@@ -243,8 +244,8 @@ class _Reader:
             self.warn(
                 entry.line, f"the key {_shown(entry.key)} is unknown in [{entry.group}] and ignored.{nearest}"
             )
-        elif entry.key in _WITHOUT_EFFECT:
-            self.warn(entry.line, f"the key {entry.key} is ignored: {_WITHOUT_EFFECT[entry.key]}.")
+        elif entry.key in _NOT_SUPPORTED:
+            raise self.error(entry, f"{entry.key} {_NOT_SUPPORTED[entry.key]}.")
         else:
             self.entries[entry.group, entry.key] = entry
 
@@ -306,6 +307,12 @@ class _Reader:
             return None
         self.check_escapes(entry)
         path = _unescape(entry.value)
+        if path.startswith("pkcs11:"):
+            raise self.error(
+                entry,
+                f"{key} takes the path of a file: this version has no PKCS #11 keys. A `Signer` of your own can be given to "
+                "the engine.",
+            )
         # A daemon has no useful current directory, and reloads long after its start.
         if not path.startswith("/"):
             raise self.error(entry, f"{key} takes an absolute path, which starts with /, not {_shown(path)}.")

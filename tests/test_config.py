@@ -255,20 +255,30 @@ def test_refuses_a_value_that_cannot_be_used_and_names_the_line(text: str, messa
             ),
         ),
         ("[debug]\nqqqq=1", "line 2: the key 'qqqq' is unknown in [debug] and ignored."),
-        (
-            SERVER + "x509.pq.certificate=/c",
-            "line 2: the key x509.pq.certificate is ignored: this version has no post-quantum certificates.",
-        ),
-        (
-            CLIENT + "x509.pq.private_key=/k",
-            "line 2: the key x509.pq.private_key is ignored: this version has no post-quantum certificates.",
-        ),
     ],
 )
 def test_warns_of_what_has_no_effect(text: str, warning: str) -> None:
     parsed, found = parse_tlshd_conf(text, source=SOURCE)
     assert parsed == Configuration()
     assert [str(each) for each in found] == [f"{SOURCE}, {warning}"]
+
+
+@pytest.mark.parametrize("group", [CLIENT, SERVER])
+@pytest.mark.parametrize("key", ["x509.pq.certificate", "x509.pq.private_key"])
+def test_post_quantum_certificates_are_never_silently_ignored(group: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_tlshd_conf(f"{group}{key}=/pq.pem", source=SOURCE)
+    assert str(caught.value).startswith(
+        f"{SOURCE}, line 2: {key} is set, but this version presents and verifies no"
+    )
+
+
+def test_a_key_in_a_token_is_refused_as_what_it_is() -> None:
+    text = SERVER + "x509.certificate=/c\nx509.private_key=pkcs11:object=key;type=private"
+    with pytest.raises(
+        ConfigError, match=r"line 3: x509\.private_key takes the path of a file: this version has no PKCS"
+    ):
+        parse_tlshd_conf(text, source=SOURCE)
 
 
 def test_warnings_come_in_the_order_of_the_lines() -> None:
