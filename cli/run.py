@@ -53,6 +53,11 @@ from .main import CONTEXT, DISTRIBUTION, version_option
     metavar="PATH",
     help="Tell what the agent does on this Unix socket, over HTTP: /status, and /metrics for Prometheus.",
 )
+@click.option(
+    "--allow-readable-keys",
+    is_flag=True,
+    help="Take private keys that other users may read; without it they are an error.",
+)
 def run(
     *,
     configuration_file: Path | None,
@@ -62,6 +67,7 @@ def run(
     only: str | None,
     record_secrets: bool,
     status_socket: Path | None,
+    allow_readable_keys: bool,
     workers: int | None,
 ) -> None:
     """Serve the kernel's handshake requests until SIGTERM; SIGHUP reloads the configuration.
@@ -92,6 +98,7 @@ def run(
             log_format=log_format,
             record=record,
             status_socket=status_socket,
+            allow_readable_keys=allow_readable_keys,
             count=count,
         )
         sys.exit(code)

@@ -7,8 +7,8 @@ for by name: requests that need it are then refused one by one, with the reason.
 `CredentialStore` keeps the last set that could be loaded; a reload that fails changes nothing.
 """
 
+import datetime as dt
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -22,7 +22,10 @@ from ktls_agent.sansio.config import (
 from ktls_agent.sansio.policy import Credentials, RoleCredentials
 from ktls_agent.sansio.tls.credentials import MAX_FILE_BYTES, CredentialError, load_identity
 from ktls_agent.sansio.tls.parameters import Identity
+from ktls_agent.sansio.tls.revocation import MAX_LISTS_BYTES, RevocationListError, RevocationLists
 from ktls_agent.sansio.tls.truststore import MAX_BUNDLE_BYTES, TrustStore, TrustStoreError
+
+from .files import ConfiguredFile, FileUnreadable, read_file
 
 CONFIGURATION_FILES: Final = (Path("/etc/tlshd.conf"), Path("/etc/tlshd/config"))
 """Where tlshd looks, the legacy place first."""
@@ -50,18 +53,27 @@ def find_configuration(named: Path | None, usual: tuple[Path, ...] = CONFIGURATI
 
 
 def load_credentials(
-    path: Path | None, *, system_trust_stores: tuple[Path, ...] = SYSTEM_TRUST_STORES
+    path: Path | None,
+    *,
+    system_trust_stores: tuple[Path, ...] = SYSTEM_TRUST_STORES,
+    now: dt.datetime | None = None,
+    allow_readable_keys: bool = False,
 ) -> Credentials:
     """Read a configuration and every file that it names.
 
     Args:
         path: The configuration; None means the defaults.
         system_trust_stores: Where to look for trusted authorities if the configuration names none.
+        now: For which time revocation lists should be current; None means the time of the call.
+        allow_readable_keys: Take private keys that others than the agent's user may read, with a warning.
 
     Raises:
         ConfigurationUnusable: A file is missing, or something in it is wrong.
     """
-    return _Loader(system_trust_stores).load(path)
+    loader = _Loader(
+        system_trust_stores, now or dt.datetime.now(dt.UTC), allow_readable_keys=allow_readable_keys
+    )
+    return loader.load(path)
 
 
 class CredentialStore:
@@ -92,10 +104,15 @@ class CredentialStore:
 class _Loader:
     """One load: each file is read once, however often it is named."""
 
-    def __init__(self, system_trust_stores: tuple[Path, ...]) -> None:
+    def __init__(
+        self, system_trust_stores: tuple[Path, ...], now: dt.datetime, *, allow_readable_keys: bool
+    ) -> None:
         self.system_trust_stores = system_trust_stores
+        self.now = now
+        self.allow_readable_keys = allow_readable_keys
         self.warnings: list[str] = []
         self.stores: dict[Path, TrustStore] = {}
+        self.lists: dict[Path, RevocationLists] = {}
 
     def load(self, path: Path | None) -> Credentials:
         configuration = self.configuration(path)
@@ -107,7 +124,7 @@ class _Loader:
     def configuration(self, path: Path | None) -> Configuration:
         if path is None:
             return Configuration()
-        data = _read(path, "configuration", MAX_CONFIGURATION_BYTES)
+        data = self.read(path, "configuration", MAX_CONFIGURATION_BYTES)
         try:
             configuration, warnings = parse_tlshd_conf(data.decode(), source=str(path))
         except UnicodeDecodeError:
@@ -118,8 +135,11 @@ class _Loader:
         return configuration
 
     def role(self, configured: RoleConfiguration, role: str) -> RoleCredentials:
+        trust = self.trust(configured.truststore)
         return RoleCredentials(
-            trust=self.trust(configured.truststore), identity=self.identity(configured, role)
+            trust=trust,
+            identity=self.identity(configured, role),
+            revocation=self.revocation(configured.revocation_lists, trust),
         )
 
     def trust(self, configured: str | None) -> TrustStore | None:
@@ -135,37 +155,60 @@ class _Loader:
     def store(self, path: Path) -> TrustStore:
         if path not in self.stores:
             try:
-                self.stores[path] = TrustStore.from_pem(_read(path, "trust store", MAX_BUNDLE_BYTES))
+                self.stores[path] = TrustStore.from_pem(self.read(path, "trust store", MAX_BUNDLE_BYTES))
             except TrustStoreError as error:
                 raise ConfigurationUnusable(f"{path}: {error}") from None
             self.warnings.extend(f"{path}: {sentence}" for sentence in self.stores[path].skipped)
         return self.stores[path]
 
+    def revocation(self, configured: str | None, trust: TrustStore | None) -> RevocationLists | None:
+        if configured is None:
+            return None
+        path = Path(configured)
+        try:
+            if path not in self.lists:
+                data = self.read(path, "file of revocation lists", MAX_LISTS_BYTES)
+                self.lists[path] = RevocationLists.from_file(data)
+            lists = self.lists[path]
+            if trust is not None:
+                lists.check_anchors(trust)
+        except RevocationListError as error:
+            raise ConfigurationUnusable(f"{path}: {error}") from None
+        self.warnings.extend(f"{path}: {sentence}" for sentence in lists.oddities(self.now))
+        return lists
+
     def identity(self, configured: RoleConfiguration, role: str) -> Identity | None:
         if configured.certificate is None or configured.private_key is None:
             return None
         certificate, key = Path(configured.certificate), Path(configured.private_key)
-        certificate_pem = _read(certificate, f"{role}'s certificate", MAX_FILE_BYTES)
-        key_pem = _read(key, f"{role}'s private key", MAX_FILE_BYTES)
-        self.check_mode(key)
+        certificate_pem = self.read(certificate, f"{role}'s certificate", MAX_FILE_BYTES)
         try:
-            return load_identity(certificate_pem, key_pem)
+            return load_identity(certificate_pem, self.read_key(key, f"{role}'s private key"))
         except CredentialError as error:
             raise ConfigurationUnusable(f"{certificate}, {key}: {error}") from None
 
-    def check_mode(self, key: Path) -> None:
-        mode = stat.S_IMODE(key.stat().st_mode)
-        if mode & 0o077:
-            self.warnings.append(
-                f"The private key {key} has mode {mode:04o}: other users may read it; use chmod 0600."
+    def read(self, path: Path, what: str, limit: int) -> bytes:
+        file = self.open(path, what, limit)
+        openness = file.openness(os.geteuid())
+        if openness is not None:
+            self.warnings.append(openness)
+        return file.data
+
+    def read_key(self, path: Path, what: str) -> bytes:
+        file = self.open(path, what, MAX_FILE_BYTES)
+        exposure = file.exposure(os.geteuid())
+        if exposure is not None and not self.allow_readable_keys:
+            raise ConfigurationUnusable(
+                f"{exposure} Make it the agent's own (chown, chmod 0600), and a new key if somebody may have read this one; "
+                "or start with --allow-readable-keys."
             )
+        if exposure is not None:
+            self.warnings.append(exposure)
+        return file.data
 
-
-def _read(path: Path, what: str, limit: int) -> bytes:
-    """Read a file, one byte beyond its limit at most: whoever parses it then says that it is too big."""
-    try:
-        with path.open("rb") as file:
-            return file.read(limit + 1)
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigurationUnusable(f"The {what} {path} can't be read: {reason}.") from None
+    @staticmethod
+    def open(path: Path, what: str, limit: int) -> ConfiguredFile:
+        try:
+            return read_file(path, what, limit)
+        except FileUnreadable as error:
+            raise ConfigurationUnusable(str(error)) from None

@@ -174,6 +174,7 @@ class _Handler:
         self._phases: dict[str, float] = {}
         self._socket: HandshakeSocket | None = None
         self._closed = False
+        self._delay = 0.0
         # At once: another request's end may otherwise unlink it.
         self._keyring: int | None = getattr(request, "keyring", None)
         if self._keyring is not None:
@@ -252,8 +253,10 @@ class _Handler:
         return await self._within_deadline(begin)
 
     def _begin(self, peer_address: str | None) -> Action:
+        credentials = self._services.credentials()
+        self._delay = float(credentials.configuration.debug.delay_done)
         return self._session.start(
-            self._services.credentials(), peer_address=peer_address, wall_clock=self._services.wall_clock()
+            credentials, peer_address=peer_address, wall_clock=self._services.wall_clock()
         )
 
     def _turn(self) -> AbstractAsyncContextManager[None]:
@@ -302,11 +305,18 @@ class _Handler:
         if self._socket is not None:
             self._phases.setdefault("handshake", trio.current_time())
             self._socket.restore()
+        await self._delay_done()
         answer = await self._done_answer(command)
         self._phase("done")
         if answer is None:
             return self._session.unanswered("The kernel's answer to DONE was lost.")
         return self._session.answered(answer.error, answer.text)
+
+    async def _delay_done(self) -> None:
+        """Let the consumer wait, where [debug] says so; nothing may keep DONE back, so nothing cuts it short."""
+        if self._delay:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(self._delay)
 
     async def _done_answer(self, command: SendDone) -> DoneAnswered | None:
         deadline = self._session.request.next_deadline()
@@ -315,7 +325,7 @@ class _Handler:
             sockfd=command.sockfd,
             status=command.status,
             remote_auth=command.remote_auth,
-            deadline=trio.current_time() if deadline is None else deadline,
+            deadline=trio.current_time() if deadline is None else deadline + self._delay,
             trace=self._trace,
         )
 

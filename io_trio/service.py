@@ -16,7 +16,9 @@ from typing import Final
 import trio
 
 from ktls_agent.sansio.activity import Activity
+from ktls_agent.sansio.config import DebugConfiguration
 from ktls_agent.sansio.policy import Credentials
+from ktls_agent.sansio.steps import Trace
 
 from .agent import Agent, AgentError
 from .credentials import (
@@ -25,6 +27,7 @@ from .credentials import (
     find_configuration,
     load_credentials,
 )
+from .debugging import DebugTrace
 from .handler import Log, Services, no_trace_for, wall_clock
 from .keyring import KernelKeyring, KeyringLinks
 from .ktls import KernelKeyInstaller
@@ -33,7 +36,7 @@ from .netlink import KernelSocket
 from .notify import Notifier
 from .recorder import WRITE_SECONDS, Recorder, RecordingImpossible, RecordingOptions
 from .status import StatusImpossible, StatusServer, StatusSource
-from .workers import RELOAD_SIGNALS, STOP_SIGNALS, Supervisor
+from .workers import RELOAD_SIGNALS, STOP_SIGNALS, Relay, Supervisor
 
 _MAX_MESSAGE: Final = 4096  # PIPE_BUF: so much is written at once or not at all
 
@@ -45,6 +48,7 @@ def run_workers(
     log_format: LogFormat = "text",
     record: RecordingOptions | None = None,
     status_socket: Path | None = None,
+    allow_readable_keys: bool = False,
     count: int,
 ) -> int:
     """Serve until told to stop, in several processes if there are to be more than one.
@@ -55,6 +59,7 @@ def run_workers(
         log_format: As for `run_service`.
         record: As for `run_service`.
         status_socket: As for `run_service`; it tells of one process, so there can be no other.
+        allow_readable_keys: As for `run_service`.
         count: How many processes serve; beside them one looks after them.
 
     Returns:
@@ -70,15 +75,18 @@ def run_workers(
         log_format=log_format,
         record=record,
         status_socket=status_socket,
+        allow_readable_keys=allow_readable_keys,
     )
     if count == 1:
         work()
         return os.EX_OK
     told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    address = os.environ.get("NOTIFY_SOCKET")
     supervisor = Supervisor(
         partial(_work, work, tell),
         count=count,
         log=make_logger(to_stderr=to_stderr, debug=False, log_format=log_format),
+        relay=Relay(address) if address else None,
     )
     code = supervisor.run()
     if code:
@@ -104,6 +112,7 @@ def run_service(
     log_format: LogFormat = "text",
     record: RecordingOptions | None = None,
     status_socket: Path | None = None,
+    allow_readable_keys: bool = False,
 ) -> None:
     """Serve until told to stop.
 
@@ -113,19 +122,21 @@ def run_service(
         log_format: How a log line is written.
         record: What to record of the requests; None records nothing.
         status_socket: Where to tell what the agent does; None tells nothing.
+        allow_readable_keys: Take private keys that others than the agent's user may read.
 
     Raises:
         AgentError: The agent can't start, or can't go on.
     """
     path = find_configuration(configuration_file)
     try:
-        store = CredentialStore(lambda: load_credentials(path))
+        store = CredentialStore(lambda: load_credentials(path, allow_readable_keys=allow_readable_keys))
     except ConfigurationUnusable as error:
         raise AgentError(str(error), exit_code=os.EX_CONFIG) from error
     configuration = store.current.configuration
+    levels = configuration.debug
     log = make_logger(
         to_stderr=to_stderr,
-        debug=configuration.debug.loglevel > 0,
+        debug=max(levels.loglevel, levels.tls, levels.nl) > 0,
         log_format=log_format,
         journal=os.environ.get("JOURNAL_STREAM"),
     )
@@ -140,7 +151,7 @@ def run_service(
         keyring=keyring,
         link_keyrings=keyrings.link,
         log=log,
-        trace_for=no_trace_for if recorder is None else recorder.trace_for,
+        trace_for=debugging(levels, log, no_trace_for if recorder is None else recorder.trace_for),
     )
     source = StatusSource(
         activity=services.activity,
@@ -152,6 +163,21 @@ def run_service(
     agent = Agent(services, open_socket=KernelSocket)
     notifier = Notifier.from_environment(os.environ)
     trio.run(partial(serve, agent, store, log, recorder, status=status, notifier=notifier))
+
+
+def debugging(
+    levels: DebugConfiguration, log: Log, trace_for: Callable[[int], Trace]
+) -> Callable[[int], Trace]:
+    """Log the steps of requests, if [debug] asks for it.
+
+    Args:
+        levels: What [debug] says.
+        log: Where the lines go.
+        trace_for: Makes the trace of a request that is told the steps in any case.
+    """
+    if max(levels.tls, levels.nl) <= 0:
+        return trace_for
+    return lambda sockfd: DebugTrace(log=log, levels=levels, sockfd=sockfd, then=trace_for(sockfd))
 
 
 def _make_recorder(options: RecordingOptions, log: Log) -> Recorder:

@@ -4,7 +4,7 @@ Every worker joins the multicast group and sends its own ACCEPTs: the kernel's q
 no request passes through a second process.  The supervisor does no handshake and holds no key.  It
 
 - starts the workers, and ends them when it is told to stop; a second signal cuts them short;
-- passes SIGHUP and SIGUSR1 on;
+- passes SIGHUP and SIGUSR1 on, and to systemd what the workers tell it (sd_notify), since only the main process is heard;
 - starts another worker for one that died.  What the dead one had accepted is closed with it: the kernel's consumers
   see their time-out, others are served meanwhile.  One that dies again and again is started ever later;
 - gives up where a worker says that it can't serve at all (no kernel support, no privilege, a configuration that can't be
@@ -13,9 +13,11 @@ no request passes through a second process.  The supervisor does no handshake an
 It waits for blocked signals (`sigtimedwait`), so there is no moment in which one is missed.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -37,6 +39,12 @@ FIRST_RESTART_SECONDS: Final = 0.1
 LAST_RESTART_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 1.0
 """How often to look for dead workers in any case, should another thread have got the signal."""
+
+RELAY_SECONDS: Final = 0.1
+"""How often to look for what workers tell systemd."""
+
+_MAX_NOTE: Final = 4096
+"""Bytes of what is told at once; ours have less than a hundred."""
 
 STEADY_SECONDS: Final = 30.0
 """How long to wait before a worker is started anew, at first and at most; one that lived so long starts from the first."""
@@ -64,6 +72,32 @@ class _Slot:
     due: float = 0.0
 
 
+class Relay:
+    """Passes on what workers tell systemd: they are given this socket in the place of systemd's."""
+
+    def __init__(self, address: str) -> None:
+        """Stand in for a socket.
+
+        Args:
+            address: NOTIFY_SOCKET: a path, or @ and an abstract name.
+        """
+        self._address = "\0" + address[1:] if address.startswith("@") else address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._socket.bind("")  # (the kernel chooses an abstract name: unix(7), autobind)
+        os.environ["NOTIFY_SOCKET"] = "@" + self._socket.getsockname()[1:].decode()
+
+    def pass_on(self) -> None:
+        """Pass on what is there; what systemd does not take is lost, as it would be without a relay."""
+        with contextlib.suppress(BlockingIOError):
+            while data := self._socket.recv(_MAX_NOTE):
+                with contextlib.suppress(OSError):
+                    self._socket.sendto(data, self._address)
+
+    def close(self) -> None:
+        """Let the socket go."""
+        self._socket.close()
+
+
 class Supervisor:
     """See the module's docstring.
 
@@ -71,9 +105,11 @@ class Supervisor:
         work: What each worker does, in a process of its own.
         count: How many there are.
         log: Where is told what becomes of them.
+        relay: Takes what they tell systemd; None where there is none.
     """
 
-    def __init__(self, work: Callable[[], int], *, count: int, log: Log) -> None:
+    def __init__(self, work: Callable[[], int], *, count: int, log: Log, relay: Relay | None = None) -> None:
+        self._relay = relay
         self._work = work
         self._log = log
         self._slots = [_Slot() for _ in range(count)]
@@ -112,7 +148,10 @@ class Supervisor:
     def _wait(self) -> None:
         dues = [slot.due for slot in self._slots if slot.pid is None and not self._stopping]
         patience = min([due - time.monotonic() for due in dues], default=LOOK_SECONDS)
-        info = signal.sigtimedwait(_AWAITED, min(max(0.0, patience), LOOK_SECONDS))
+        look = LOOK_SECONDS if self._relay is None else RELAY_SECONDS
+        info = signal.sigtimedwait(_AWAITED, min(max(0.0, patience), look))
+        if self._relay is not None:
+            self._relay.pass_on()
         self._reap()
         if info is not None and info.si_signo != signal.SIGCHLD:
             self._stopping = self._stopping or info.si_signo in STOP_SIGNALS

@@ -25,6 +25,9 @@ MAX_CONFIG_LENGTH: Final = 256 * 1024
 MAX_WARNINGS: Final = 100
 """A file with more lines that mean nothing here is another file by mistake."""
 
+MAX_DELAY_DONE: Final = 60
+"""In seconds: no consumer waits as long, and a stopping agent sees each delay through."""
+
 _ESCAPES: Final = {"s": " ", "n": "\n", "t": "\t", "r": "\r", "\\": "\\", ";": ";"}
 _ESCAPE: Final = re.compile(r"\\(.?)", re.DOTALL)
 _LIST_ITEM: Final = re.compile(r"((?:[^;\\]|\\.)*)(?:;|$)", re.DOTALL)
@@ -62,11 +65,13 @@ class DebugConfiguration:
         loglevel: Of the agent itself.
         tls: Of the TLS engine.
         nl: Of netlink.
+        delay_done: Seconds to wait before each DONE, for tests of the kernel's consumers; up to `MAX_DELAY_DONE`.
     """
 
     loglevel: int = 0
     tls: int = 0
     nl: int = 0
+    delay_done: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,11 +80,13 @@ class RoleConfiguration:
 
     Attributes:
         truststore: Trusted authorities; None means the system's.
+        revocation_lists: Certificate revocation lists, also in DER; None means that nothing is revoked.
         certificate: The certificate chain, the leaf first; None if and only if `private_key` is None.
         private_key: The leaf's private key.
     """
 
     truststore: str | None = None
+    revocation_lists: str | None = None
     certificate: str | None = None
     private_key: str | None = None
 
@@ -117,12 +124,12 @@ _KNOWN: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "authenticate.server": _ROLE_KEYS,
     }
 )
-_WITHOUT_EFFECT: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "delay_done": "it delays tlshd for tests, and this agent has no such delay",
-        "x509.pq.certificate": "this version has no post-quantum certificates",
-        "x509.pq.private_key": "this version has no post-quantum certificates",
-    }
+_NOT_SUPPORTED: Final[Mapping[str, str]] = MappingProxyType(
+    dict.fromkeys(
+        ("x509.pq.certificate", "x509.pq.private_key"),
+        "is set, but this version presents and verifies no post-quantum (ML-DSA) certificates, and will not run as if it "
+        "did. Remove the line; the one of x509.certificate is presented to every peer then",
+    )
 )
 
 
@@ -212,7 +219,10 @@ class _Reader:
                 self.check_group(*item)
         configuration = Configuration(
             debug=DebugConfiguration(
-                loglevel=self.integer("loglevel"), tls=self.integer("tls"), nl=self.integer("nl")
+                loglevel=self.integer("loglevel"),
+                tls=self.integer("tls"),
+                nl=self.integer("nl"),
+                delay_done=self.delay(),
             ),
             keyrings=self.strings("authenticate", "keyrings"),
             client=self.role("authenticate.client"),
@@ -234,8 +244,8 @@ class _Reader:
             self.warn(
                 entry.line, f"the key {_shown(entry.key)} is unknown in [{entry.group}] and ignored.{nearest}"
             )
-        elif entry.key in _WITHOUT_EFFECT:
-            self.warn(entry.line, f"the key {entry.key} is ignored: {_WITHOUT_EFFECT[entry.key]}.")
+        elif entry.key in _NOT_SUPPORTED:
+            raise self.error(entry, f"{entry.key} {_NOT_SUPPORTED[entry.key]}.")
         else:
             self.entries[entry.group, entry.key] = entry
 
@@ -259,6 +269,13 @@ class _Reader:
             raise self.error(entry, f"{key} takes a whole number, as in {key}=1, not {_shown(entry.value)}.")
         return int(entry.value)
 
+    def delay(self) -> int:
+        seconds = self.integer("delay_done")
+        entry = self.entries.get(("debug", "delay_done"))
+        if entry is not None and not 0 <= seconds <= MAX_DELAY_DONE:
+            raise self.error(entry, f"delay_done takes 0 to {MAX_DELAY_DONE} seconds, not {seconds}.")
+        return seconds
+
     def strings(self, group: str, key: str) -> tuple[str, ...]:
         entry = self.entries.get((group, key))
         if entry is None:
@@ -270,17 +287,11 @@ class _Reader:
         return tuple(_unescape(item) for item in items if item)
 
     def role(self, group: str) -> RoleConfiguration:
-        revoked = self.entries.get((group, "x509.crl"))
-        if revoked is not None:
-            raise self.error(
-                revoked,
-                "x509.crl is set, but this version does not support revocation lists, and will not run as if it did. "
-                "Remove the line if revoked certificates may be accepted.",
-            )
         self.check_pair(group, "x509.certificate", "x509.private_key")
         self.check_pair(group, "x509.private_key", "x509.certificate")
         return RoleConfiguration(
             truststore=self.path(group, "x509.truststore"),
+            revocation_lists=self.path(group, "x509.crl"),
             certificate=self.path(group, "x509.certificate"),
             private_key=self.path(group, "x509.private_key"),
         )
@@ -296,6 +307,12 @@ class _Reader:
             return None
         self.check_escapes(entry)
         path = _unescape(entry.value)
+        if path.startswith("pkcs11:"):
+            raise self.error(
+                entry,
+                f"{key} takes the path of a file: this version has no PKCS #11 keys. A `Signer` of your own can be given to "
+                "the engine.",
+            )
         # A daemon has no useful current directory, and reloads long after its start.
         if not path.startswith("/"):
             raise self.error(entry, f"{key} takes an absolute path, which starts with /, not {_shown(path)}.")

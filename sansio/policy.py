@@ -37,7 +37,11 @@ from .request import (
     ServerX509,
 )
 from .status import Cause, Failure, failure
+from .tls.hybrid import available
 from .tls.parameters import (
+    GROUPS,
+    HYBRID_GROUPS,
+    KEY_SHARES,
     ClientParameters,
     ClientPskParameters,
     Identity,
@@ -47,6 +51,7 @@ from .tls.parameters import (
     ServerPskParameters,
 )
 from .tls.psk import shown_identity
+from .tls.revocation import RevocationJudge
 from .tls.truststore import TrustStore
 from .tls.verify import ClientCertificateVerifier, ServerCertificateVerifier
 
@@ -78,16 +83,50 @@ _GROUPS: Final = {"client": "[authenticate.client]", "server": "[authenticate.se
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyExchange:
+    """The key exchange groups of handshakes.
+
+    Attributes:
+        groups: In order of preference, names of `parameters.GROUPS` and `HYBRID_GROUPS`.
+        key_shares: Those for which a client sends a share at once.
+        psk_key_shares: The same with pre-shared keys.
+    """
+
+    groups: tuple[str, ...] = GROUPS
+    key_shares: tuple[str, ...] = KEY_SHARES
+    psk_key_shares: tuple[str, ...] = KEY_SHARES[:1]
+
+    def shares(self, *, psk: bool) -> tuple[str, ...]:
+        """Return the groups for which a client sends a share, with pre-shared keys or without."""
+        return self.psk_key_shares if psk else self.key_shares
+
+
+CLASSICAL: Final = KeyExchange()
+"""Elliptic curves only."""
+
+HYBRID: Final = KeyExchange(
+    groups=(*HYBRID_GROUPS, *GROUPS),
+    key_shares=(HYBRID_GROUPS[0], GROUPS[0]),
+    psk_key_shares=(HYBRID_GROUPS[0], GROUPS[0]),
+)
+"""ML-KEM first.  A server that has only P-256 asks for a second ClientHello: a third share for few of them is not worth it."""
+
+DEFAULT_KEY_EXCHANGE: Final = HYBRID if available() else CLASSICAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RoleCredentials:
     """What one role, client or server, has to authenticate with.
 
     Attributes:
         trust: Whom to trust; None if there is no trust store.
         identity: The agent's own identity; None if none is configured.
+        revocation: Knows which certificates were revoked; None does not ask.
     """
 
     trust: TrustStore | None = None
     identity: Identity | None = None
+    revocation: RevocationJudge | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +137,14 @@ class Credentials:
         configuration: The configuration itself.
         client: For handshakes as a TLS client.
         server: For handshakes as a TLS server.
+        key_exchange: For all handshakes.
         warnings: Sentences about what is odd but no obstacle.
     """
 
     configuration: Configuration = field(default_factory=Configuration)
     client: RoleCredentials = field(default_factory=RoleCredentials)
     server: RoleCredentials = field(default_factory=RoleCredentials)
+    key_exchange: KeyExchange = DEFAULT_KEY_EXCHANGE
     warnings: tuple[str, ...] = ()
 
 
@@ -140,24 +181,27 @@ def choose_parameters(
     Raises:
         RequestRefused: Something that it takes is missing.
     """
+    exchange = credentials.key_exchange
     match request:
         case ClientAnon():
-            return _client(request, credentials.client, None, peer_address, now)
+            return _client(request, credentials, None, peer_address, now)
         case ClientX509():
             own = _identities(request.certificates[:1], credentials.client, load_keys, "client")
-            return _client(request, credentials.client, own[0], peer_address, now)
+            return _client(request, credentials, own[0], peer_address, now)
         case ServerX509():
             own = _identities(request.certificates, credentials.server, load_keys, "server")
-            return _server(credentials.server, own, now)
+            return _server(credentials, own, now)
         case ClientPsk():
             keys, failures = load_psks(request.peer_identities, load_psk)
             if not keys:
                 raise RequestRefused(_none_left(failures))
             for sentence in tell_failures(failures):
                 note(sentence)
-            return ClientPskParameters(keys=keys)
+            return ClientPskParameters(
+                keys=keys, groups=exchange.groups, key_shares=exchange.shares(psk=True)
+            )
         case ServerPsk():
-            return ServerPskParameters()
+            return ServerPskParameters(groups=exchange.groups)
         case _:
             assert_never(request)
 
@@ -237,7 +281,7 @@ def server_name_of(request: HandshakeRequest, peer_address: str | None) -> str |
 
 def _client(
     request: ClientAnon | ClientX509,
-    role: RoleCredentials,
+    credentials: Credentials,
     identity: Identity | None,
     peer_address: str | None,
     now: dt.datetime,
@@ -250,17 +294,26 @@ def _client(
                 "The request has no PEERNAME, and the connection was gone before its address could be read.",
             )
         )
-    verifier = ServerCertificateVerifier(_trust(role), name=name, now=now)
-    return ClientParameters(verifier=verifier, server_name=_sni(name), identity=identity)
+    role = credentials.client
+    verifier = ServerCertificateVerifier(_trust(role), name=name, now=now, revocation=role.revocation)
+    return ClientParameters(
+        verifier=verifier,
+        server_name=_sni(name),
+        identity=identity,
+        groups=credentials.key_exchange.groups,
+        key_shares=credentials.key_exchange.shares(psk=False),
+    )
 
 
-def _server(role: RoleCredentials, identities: tuple[Identity, ...], now: dt.datetime) -> ServerParameters:
+def _server(credentials: Credentials, identities: tuple[Identity, ...], now: dt.datetime) -> ServerParameters:
+    role, groups = credentials.server, credentials.key_exchange.groups
     if role.trust is None:
         # Clients need no certificate: without a trust store none is asked for, and nobody is taken for authenticated.
-        return ServerParameters(identities=identities)
+        return ServerParameters(identities=identities, groups=groups)
     return ServerParameters(
         identities=identities,
-        verifier=ClientCertificateVerifier(role.trust, now=now),
+        groups=groups,
+        verifier=ClientCertificateVerifier(role.trust, now=now, revocation=role.revocation),
         certificate_authorities=role.trust.subjects,
     )
 

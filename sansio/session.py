@@ -17,8 +17,10 @@ and comes out is told to the trace, so that a transcript of it can be run again:
 import datetime as dt
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, assert_never
+
+from cryptography.x509 import Certificate
 
 from .ktls import TLS_RX, TLS_TX, KernelSecrets, pack_crypto_info
 from .lifecycle import (
@@ -32,7 +34,7 @@ from .lifecycle import (
     StartHandshake,
     State,
 )
-from .policy import Credentials, RequestRefused, choose_parameters
+from .policy import CLASSICAL, Credentials, RequestRefused, RoleCredentials, choose_parameters
 from .request import CertificateKeys, ClientPsk, HandshakeRequest, InvalidRequest, ServerPsk, ServerX509
 from .status import Alert, Cause, Failure, failure
 from .steps import (
@@ -55,11 +57,13 @@ from .steps import (
     PsksLookedUp,
     Received,
     Reported,
+    RevocationChecked,
     Sent,
     Started,
     Trace,
     no_trace,
 )
+from .tls.diagnosis import Case
 from .tls.engine import TlsEngine
 from .tls.parameters import (
     ClientParameters,
@@ -76,6 +80,7 @@ from .tls.parameters import (
     ServerPskParameters,
 )
 from .tls.records import plain_alert
+from .tls.revocation import RevocationJudge
 from .tls.tickets import ticket_waits_untrusted
 
 AUTHENTICATED: Final = 0xFFFFFFFF
@@ -346,7 +351,7 @@ class Session:
     def _begin(self, asked: HandshakeRequest, credentials: Credentials, now: dt.datetime) -> Action:
         self._tell_credentials(asked, credentials)
         try:
-            parameters = self._choose(asked, credentials, now)
+            parameters = self._choose(asked, _traced(credentials, self._trace), now)
         except RequestRefused as refused:
             return self._obey(self.request.local_failure(refused.failure))
         self.identities = _own_identities(parameters)
@@ -358,12 +363,15 @@ class Session:
         if self._trace is no_trace:
             return  # It takes the anchors of a whole store apart.
         own = credentials.server if isinstance(asked, ServerX509 | ServerPsk) else credentials.client
+        exchange = None if credentials.key_exchange == CLASSICAL else credentials.key_exchange
         self._trace(
             Configured(
                 trust=None if own.trust is None else own.trust.anchors(),
                 authorities=() if own.trust is None else own.trust.subjects,
                 identity=None if own.identity is None else own.identity.chain,
                 names=() if own.identity is None else own.identity.names,
+                groups=None if exchange is None else exchange.groups,
+                key_shares=None if exchange is None else exchange.shares(psk=isinstance(asked, ClientPsk)),
             )
         )
 
@@ -523,6 +531,30 @@ class Session:
         if self._secrets is None:
             raise AssertionError("keys are installed once they are there")
         return self._secrets
+
+
+class _TracedRevocation:
+    """Tells what the revocation lists say."""
+
+    def __init__(self, lists: RevocationJudge, trace: Trace) -> None:
+        self._lists = lists
+        self._trace = trace
+
+    def judge(self, case: Case, path: Sequence[Certificate]) -> Failure | None:
+        failed = self._lists.judge(case, path)
+        self._trace(RevocationChecked(failure=failed))
+        return failed
+
+
+def _traced(credentials: Credentials, trace: Trace) -> Credentials:
+    def role(own: RoleCredentials) -> RoleCredentials:
+        return (
+            own
+            if own.revocation is None
+            else replace(own, revocation=_TracedRevocation(own.revocation, trace))
+        )
+
+    return replace(credentials, client=role(credentials.client), server=role(credentials.server))
 
 
 def _found(key: PreSharedKey) -> FoundPsk:

@@ -58,6 +58,7 @@ class Cause(enum.Enum):
     BAD_CERTIFICATE = "the peer's certificate is not valid"
     CERTIFICATE_EXPIRED = "the peer's certificate is outside its validity period"
     CERTIFICATE_REVOKED = "the peer's certificate has been revoked"
+    REVOCATION_UNKNOWN = "whether the peer's certificate has been revoked can't be told"
     UNKNOWN_CA = "the peer's certificate comes from no trusted authority"
     NAME_MISMATCH = "the peer's certificate is for another name"
     WRONG_PURPOSE = "the peer's certificate is not meant for this role"
@@ -161,6 +162,11 @@ OUTCOMES: Final[Mapping[Cause, Outcome]] = MappingProxyType(
             "The peer is not authenticated.",
             remedy="Put the authority that issued the peer's certificate into the file that x509.truststore names, and let the "
             "peer present its intermediate certificates.",
+        ),
+        Cause.REVOCATION_UNKNOWN: _rejected(
+            Alert.CERTIFICATE_UNKNOWN,
+            "RFC 8446, 6.2: an unspecified issue; the certificate may be good, but there is no current list that says so.",
+            remedy="Fetch the authority's current revocation list into the file that x509.crl names, and reload the agent.",
         ),
         Cause.NAME_MISMATCH: _rejected(
             Alert.BAD_CERTIFICATE,

@@ -9,7 +9,7 @@ numbers and names only, so that a transcript can be written, read and compared; 
 |----------------------------------------------------------|------------------------------------------------------|
 | Datagram (from the kernel), Started, Configured          | Datagram (to the kernel)                             |
 | IdentityLoaded, PskLoaded, PsksLookedUp                  | Noted                                                |
-| Drew, Signed, Received                                   | Plaintext, SecretLogged, Sent, Completed, Failed     |
+| Drew, Encapsulated, Signed, RevocationChecked, Received  | Plaintext, SecretLogged, Sent, Completed, Failed     |
 | Interrupted, LocallyFailed                               | Exported                                             |
 | Installed, PeerKeyMade, Answered                         | Reported, Closed, Summarized                         |
 """
@@ -65,12 +65,16 @@ class Configured:
         authorities: The names of all of them, as CertificateRequest has them.
         identity: The agent's own chain as DER, the leaf first; None if none is configured.
         names: The DNS names of the identity.
+        groups: The key exchange groups; None stands for elliptic curves only, as versions wrote it that had no others.
+        key_shares: Those of them for which a client sends a share at once; None likewise.
     """
 
     trust: tuple[bytes, ...] | None = field(repr=False)
     identity: tuple[bytes, ...] | None = field(repr=False)
     authorities: tuple[bytes, ...] = field(default=(), repr=False)
     names: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
+    key_shares: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,10 +157,34 @@ class Drew:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encapsulated:
+    """The engine made a secret for the client's ML-KEM key.
+
+    Attributes:
+        ciphertext: What the client gets.
+        secret: The secret; None in a transcript without secrets.
+    """
+
+    ciphertext: bytes = field(repr=False)
+    secret: bytes | None = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signed:
     """Our private key signed the handshake (CertificateVerify)."""
 
     signature: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RevocationChecked:
+    """The peer's certificates were looked up in the revocation lists, which are too large for a transcript.
+
+    Attributes:
+        failure: Why the peer is refused; None if nothing speaks against it.
+    """
+
+    failure: Failure | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -343,7 +371,9 @@ Step = (
     | PskLoaded
     | PsksLookedUp
     | Drew
+    | Encapsulated
     | Signed
+    | RevocationChecked
     | Received
     | Sent
     | Plaintext

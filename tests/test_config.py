@@ -23,12 +23,14 @@ FULL = """\
 loglevel=1
 tls=2
 nl=3
+delay_done=4
 
 [authenticate]
 keyrings= .nvme;.nfs;backup
 
 [authenticate.client]
 x509.truststore= /etc/pki/ca.pem
+x509.crl= /etc/pki/crl.pem
 x509.certificate= /etc/pki/client.pem
 x509.private_key= /etc/pki/client.key
 
@@ -58,10 +60,11 @@ def truststore(value: str) -> str | None:
 
 def test_reads_everything() -> None:
     assert configuration(FULL) == Configuration(
-        debug=DebugConfiguration(loglevel=1, tls=2, nl=3),
+        debug=DebugConfiguration(loglevel=1, tls=2, nl=3, delay_done=4),
         keyrings=(".nvme", ".nfs", "backup"),
         client=RoleConfiguration(
             truststore="/etc/pki/ca.pem",
+            revocation_lists="/etc/pki/crl.pem",
             certificate="/etc/pki/client.pem",
             private_key="/etc/pki/client.key",
         ),
@@ -187,6 +190,8 @@ CLIENT, SERVER = "[authenticate.client]\n", "[authenticate.server]\n"
     ("text", "message"),
     [
         ("[debug]\nloglevel=high", "line 2: loglevel takes a whole number, as in loglevel=1, not 'high'."),
+        ("[debug]\ndelay_done=61", "line 2: delay_done takes 0 to 60 seconds, not 61."),
+        ("[debug]\ndelay_done=-1", "line 2: delay_done takes 0 to 60 seconds, not -1."),
         ("[debug]\ntls=", "line 2: tls takes a whole number, as in tls=1, not ''."),
         ("[debug]\nnl=1_0", "line 2: nl takes a whole number, as in nl=1, not '1_0'."),
         ("[debug]\nnl=\u0663", "line 2: nl takes a whole number, as in nl=1, not '\\u0663'."),
@@ -229,14 +234,6 @@ def test_refuses_a_value_that_cannot_be_used_and_names_the_line(text: str, messa
     assert str(caught.value) == f"{SOURCE}, {message}"
 
 
-@pytest.mark.parametrize("group", [CLIENT, SERVER])
-def test_a_revocation_list_is_never_silently_ignored(group: str) -> None:
-    with pytest.raises(
-        ConfigError, match=r"line 2: x509\.crl is set, but this version does not support revocation"
-    ):
-        parse_tlshd_conf(group + "x509.crl=/etc/pki/crl.pem", source=SOURCE)
-
-
 @pytest.mark.parametrize(
     ("text", "warning"),
     [
@@ -258,24 +255,30 @@ def test_a_revocation_list_is_never_silently_ignored(group: str) -> None:
             ),
         ),
         ("[debug]\nqqqq=1", "line 2: the key 'qqqq' is unknown in [debug] and ignored."),
-        (
-            "[debug]\ndelay_done=3",
-            "line 2: the key delay_done is ignored: it delays tlshd for tests, and this agent has no such delay.",
-        ),
-        (
-            SERVER + "x509.pq.certificate=/c",
-            "line 2: the key x509.pq.certificate is ignored: this version has no post-quantum certificates.",
-        ),
-        (
-            CLIENT + "x509.pq.private_key=/k",
-            "line 2: the key x509.pq.private_key is ignored: this version has no post-quantum certificates.",
-        ),
     ],
 )
 def test_warns_of_what_has_no_effect(text: str, warning: str) -> None:
     parsed, found = parse_tlshd_conf(text, source=SOURCE)
     assert parsed == Configuration()
     assert [str(each) for each in found] == [f"{SOURCE}, {warning}"]
+
+
+@pytest.mark.parametrize("group", [CLIENT, SERVER])
+@pytest.mark.parametrize("key", ["x509.pq.certificate", "x509.pq.private_key"])
+def test_post_quantum_certificates_are_never_silently_ignored(group: str, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_tlshd_conf(f"{group}{key}=/pq.pem", source=SOURCE)
+    assert str(caught.value).startswith(
+        f"{SOURCE}, line 2: {key} is set, but this version presents and verifies no"
+    )
+
+
+def test_a_key_in_a_token_is_refused_as_what_it_is() -> None:
+    text = SERVER + "x509.certificate=/c\nx509.private_key=pkcs11:object=key;type=private"
+    with pytest.raises(
+        ConfigError, match=r"line 3: x509\.private_key takes the path of a file: this version has no PKCS"
+    ):
+        parse_tlshd_conf(text, source=SOURCE)
 
 
 def test_warnings_come_in_the_order_of_the_lines() -> None:

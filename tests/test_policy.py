@@ -1,12 +1,17 @@
 """Which identity and trust each request gets, and what becomes of pre-shared keys."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 
 from ktls_agent.sansio.policy import (
+    CLASSICAL,
+    DEFAULT_KEY_EXCHANGE,
+    HYBRID,
     MAX_KEYS_TOLD,
     Credentials,
+    KeyExchange,
     RequestRefused,
     RoleCredentials,
     check_offered_untrusted,
@@ -27,6 +32,8 @@ from ktls_agent.sansio.request import (
 )
 from ktls_agent.sansio.status import Cause, failure
 from ktls_agent.sansio.tls.parameters import (
+    GROUPS,
+    KEY_SHARES,
     ClientParameters,
     ClientPskParameters,
     Identity,
@@ -225,7 +232,7 @@ def test_a_client_without_any_usable_key_is_refused(
 
 def test_a_server_waits_for_what_the_client_offers() -> None:
     chosen = choose(ServerPsk(sockfd=3), Credentials())
-    assert chosen == ServerPskParameters()
+    assert chosen == ServerPskParameters(groups=HYBRID.groups)
     assert isinstance(chosen, ServerPskParameters)
     assert (chosen.alpn, chosen.allow_psk_ke) == ((), False)
 
@@ -253,3 +260,36 @@ def test_tells_of_a_few_unusable_keys(count: int) -> None:
 def test_counts_the_unusable_keys_of_which_it_does_not_tell() -> None:
     told = tell_failures([failure(Cause.PSK_UNUSABLE, "Bad.")] * (MAX_KEYS_TOLD + 3))
     assert told == ["Bad."] * MAX_KEYS_TOLD + ["So it is with 3 more."]
+
+
+# Key exchange
+
+
+@pytest.mark.parametrize(
+    ("exchange", "groups", "shares"),
+    [
+        (
+            DEFAULT_KEY_EXCHANGE,
+            ("x25519mlkem768", "secp256r1mlkem768", *GROUPS),
+            ("x25519mlkem768", "x25519"),
+        ),
+        (CLASSICAL, GROUPS, KEY_SHARES),
+    ],
+    ids=["by default", "without ML-KEM"],
+)
+def test_every_handshake_has_the_same_groups(
+    exchange: KeyExchange, groups: tuple[str, ...], shares: tuple[str, ...]
+) -> None:
+    credentials = replace(full_credentials(), key_exchange=exchange)
+    client = choose(ClientAnon(sockfd=3, peername="server.test"), credentials)
+    assert isinstance(client, ClientParameters)
+    assert (client.groups, client.key_shares) == (groups, shares)
+    server = choose(ServerX509(sockfd=3), credentials)
+    assert isinstance(server, ServerParameters)
+    assert server.groups == groups
+    target = choose(ServerPsk(sockfd=3), credentials)
+    assert isinstance(target, ServerPskParameters)
+    assert target.groups == groups
+    host = choose(ClientPsk(sockfd=3, peer_identities=(11,)), credentials)
+    assert isinstance(host, ClientPskParameters)
+    assert (host.groups, host.key_shares) == (groups, exchange.psk_key_shares)

@@ -19,6 +19,7 @@ from ..steps import (
     Configured,
     Datagram,
     Drew,
+    Encapsulated,
     Exported,
     Failed,
     IdentityLoaded,
@@ -33,6 +34,7 @@ from ..steps import (
     PsksLookedUp,
     Received,
     Reported,
+    RevocationChecked,
     SecretLogged,
     Sent,
     Signed,
@@ -136,8 +138,10 @@ class _Ladder:
                 self._keys(step)
             case Completed() | Failed() | LocallyFailed() | Interrupted() | Noted():
                 self._outcome(step)
-            case Drew() | Signed() | SecretLogged() | Exported() | Summarized():
+            case Drew() | Encapsulated() | Signed() | SecretLogged() | Exported() | Summarized():
                 pass
+            case RevocationChecked():
+                pass  # A refusal is the failure that follows.
             case _:
                 assert_never(step)
 

@@ -27,7 +27,7 @@ from ..netlink.codec import split_messages_untrusted
 from ..netlink.events import Accepted, DoneAnswered, FamilyResolved, NetlinkEvent
 from ..netlink.messages import encode_new_family
 from ..netlink.spec import Command, MulticastGroup
-from ..policy import Credentials, RequestRefused, RoleCredentials
+from ..policy import CLASSICAL, Credentials, KeyExchange, RequestRefused, RoleCredentials
 from ..request import (
     CertificateKeys,
     HandshakeRequest,
@@ -35,13 +35,14 @@ from ..request import (
     UnanswerableReply,
     parse_request_untrusted,
 )
-from ..session import TICKET_NOTE, Action, Receive, Send, Session, new_engine
+from ..session import TICKET_NOTE, Action, Receive, Send, Session
 from ..status import Cause, Failure
 from ..steps import (
     Answered,
     Configured,
     Datagram,
     Drew,
+    Encapsulated,
     Failed,
     FoundPsk,
     IdentityLoaded,
@@ -55,16 +56,20 @@ from ..steps import (
     PsksLookedUp,
     Received,
     Reported,
+    RevocationChecked,
     SecretLogged,
     Sent,
     Signed,
     Started,
     Step,
     Summarized,
+    Trace,
 )
 from ..summary import summarize
 from ..tls.certificates import quiet
-from ..tls.parameters import Identity, PreSharedKey, Signer
+from ..tls.diagnosis import Case
+from ..tls.engine import TlsEngine
+from ..tls.parameters import Entropy, Identity, Parameters, PreSharedKey, Signer
 from ..tls.truststore import TrustStore
 from .standin import StandIn, is_input
 from .transcript import TimedStep, Transcript, redact
@@ -161,7 +166,7 @@ def _comparable(step: Step) -> Step:
 
 def _lacks_secret(step: Step) -> bool:
     match step:
-        case Drew(data=None) | PskLoaded(found=FoundPsk(secret=None)):
+        case Drew(data=None) | Encapsulated(secret=None) | PskLoaded(found=FoundPsk(secret=None)):
             return True
         case PsksLookedUp(found=found):
             return any(key.secret is None for key in found)
@@ -220,8 +225,11 @@ class _Player:
             now=0.0,
             deadlines=Deadlines() if started is None else started.deadlines,
             trace=self._tell,
-            make_engine=new_engine if self.engine_ran else self._stand_in.engine,
+            make_engine=self._engine if self.engine_ran else self._stand_in.engine,
         )
+
+    def _engine(self, parameters: Parameters, entropy: Entropy, trace: Trace) -> TlsEngine:
+        return TlsEngine(parameters, entropy=entropy, trace=trace, encapsulate=self._source.encapsulate)
 
     def _tell(self, step: Step) -> None:
         if self._secrets or not isinstance(step, SecretLogged):
@@ -342,6 +350,17 @@ class _RecordedSigner(Signer):
         return _next(self._signatures, "a signature").signature
 
 
+class _RecordedRevocation:
+    """Gives out what the revocation lists said."""
+
+    def __init__(self, checks: Iterator[RevocationChecked]) -> None:
+        self._checks = checks
+
+    def judge(self, case: Case, path: Sequence[x509.Certificate]) -> Failure | None:
+        del case, path
+        return _next(self._checks, "what the revocation lists say").failure
+
+
 def _next(steps: Iterator[_StepT], what: str) -> _StepT:
     step = next(steps, None)
     if step is None:
@@ -359,7 +378,9 @@ class _Source:
         self._configured = next(recorded(Configured), None)
         self._signer = _RecordedSigner(recorded(Signed))
         self._draws = recorded(Drew)
+        self._encapsulated = recorded(Encapsulated)
         self._identities = recorded(IdentityLoaded)
+        self._revocation = list(recorded(RevocationChecked))
         self._psks = recorded(PskLoaded)
         self._lookups = recorded(PsksLookedUp)
         self._peer_keys = recorded(PeerKeyMade)
@@ -368,9 +389,13 @@ class _Source:
         """What the request's role was configured with; the other role is not asked for."""
         configured = self._configured
         if configured is None:
-            return Credentials()
-        role = RoleCredentials(trust=_store(configured), identity=self._identity(configured))
-        return Credentials(client=role, server=role)
+            return Credentials(key_exchange=CLASSICAL)
+        role = RoleCredentials(
+            trust=_store(configured),
+            identity=self._identity(configured),
+            revocation=_RecordedRevocation(iter(self._revocation)) if self._revocation else None,
+        )
+        return Credentials(client=role, server=role, key_exchange=_key_exchange(configured))
 
     def entropy(self, size: int) -> bytes:
         """Give the next recorded draw out."""
@@ -378,6 +403,12 @@ class _Source:
         if len(data) != size:
             raise ReplayError(f"the core asks for {size} bytes of randomness where {len(data)} were recorded")
         return data
+
+    def encapsulate(self, public_key: bytes) -> tuple[bytes, bytes]:
+        """Give the next recorded encapsulation out."""
+        del public_key
+        made = _next(self._encapsulated, "an ML-KEM secret")
+        return made.secret or b"", made.ciphertext
 
     def load_identity(self, pair: CertificateKeys) -> Identity:
         """See `KeySource`."""
@@ -425,6 +456,13 @@ def _psk(found: FoundPsk) -> PreSharedKey:
     return PreSharedKey(
         identity=found.identity, secret=secret, hash_name=found.hash_name, serial=found.serial
     )
+
+
+def _key_exchange(configured: Configured) -> KeyExchange:
+    groups, shares = configured.groups, configured.key_shares
+    if groups is None or shares is None:
+        return CLASSICAL
+    return KeyExchange(groups=groups, key_shares=shares, psk_key_shares=shares)
 
 
 def _store(configured: Configured) -> TrustStore | None:

@@ -12,6 +12,7 @@ from ..steps import (
     Answered,
     Completed,
     Drew,
+    Encapsulated,
     Exported,
     Failed,
     Installed,
@@ -20,6 +21,7 @@ from ..steps import (
     Plaintext,
     PsksLookedUp,
     Received,
+    RevocationChecked,
     Sent,
     Signed,
     Started,
@@ -94,7 +96,7 @@ class StandIn(TlsEngine):
         while self._segment:
             step = self._segment.pop(0)
             match step:
-                case Drew() | Signed() | Plaintext():
+                case Drew() | Encapsulated() | Signed() | RevocationChecked() | Plaintext():
                     self._trace(step)
                 case PsksLookedUp(identities=identities):
                     return KeysRequested(identities=identities)

@@ -23,12 +23,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union, configure_union_passthrough
 
 from ..request import HandshakeRequest, InvalidRequest, ServerX509
 from ..steps import (
     Completed,
+    Configured,
     Drew,
+    Encapsulated,
     Exported,
     FoundPsk,
     Plaintext,
@@ -157,6 +160,8 @@ def _redact_step(step: Step, *, keep_entropy: bool) -> Step:
     match step:
         case Drew() if not keep_entropy:
             return replace(step, data=None)
+        case Encapsulated() if not keep_entropy:
+            return replace(step, secret=None)
         case PskLoaded(found=FoundPsk() as found):
             return replace(step, found=replace(found, secret=None))
         case PsksLookedUp():
@@ -281,6 +286,15 @@ def _make_converter() -> cattrs.Converter:
     converter.register_structure_hook(float, _to_float)
     converter.register_structure_hook(bytes, _to_bytes)
     converter.register_structure_hook(dt.datetime, _to_time)
+    converter.register_unstructure_hook(  # As versions wrote it that had neither.
+        Configured,
+        make_dict_unstructure_fn(
+            Configured,
+            converter,
+            groups=override(omit_if_default=True),
+            key_shares=override(omit_if_default=True),
+        ),
+    )
     configure_union_passthrough(str | int | float, converter)
     configure_tagged_union(HandshakeRequest | InvalidRequest, converter, tag_name="kind")
     configure_tagged_union(Step, converter, tag_name="step")

@@ -3,13 +3,14 @@
 Nothing here imports tlslite-ng; the names of methods and attributes are those that its handshake uses.
 """
 
-from typing import Final
+import hmac
+from typing import Any, Final
 
-from ..steps import SecretLogged, Signed, Trace, no_trace
+from ..steps import Encapsulated, SecretLogged, Signed, Trace, no_trace
+from .hybrid import Encapsulate, Hybrid
 from .parameters import Identity, PublicKey, key_kind
 from .primitives import (
     SUITES_BY_NUMBER,
-    EphemeralKey,
     Group,
     RecordKey,
     sign,
@@ -32,14 +33,49 @@ _SECRET_LABELS: Final = (
 _CURVE_NAMES: Final = {"secp256r1": "NIST256p", "secp384r1": "NIST384p", "secp521r1": "NIST521p"}
 
 
+class VerifyData(bytearray):
+    """A Finished's content, compared in constant time."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, bytes | bytearray) and hmac.compare_digest(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None
+
+
+class NoBinders:
+    """For tlslite-ng's HandshakeHelpers, which computes binders: `psk` has done it."""
+
+    @staticmethod
+    def update_binders(*_arguments: object) -> None:
+        pass
+
+    @staticmethod
+    def verify_binder(*_arguments: object) -> bool:
+        return True
+
+
 class KeyExchange:
     """A group, called as tlslite-ng calls it."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: Group | Hybrid) -> None:
         self._group = group
 
-    def calc_shared_key(self, private: EphemeralKey, share: bytearray) -> bytes:
+    def calc_shared_key(self, private: Any, share: bytearray) -> bytes:
         return self._group.exchange_untrusted(private, bytes(share))
+
+
+def traced(encapsulate: Encapsulate, trace: Trace) -> Encapsulate:
+    """Tell what an encapsulation makes."""
+
+    def encapsulate_and_tell(public_key: bytes) -> tuple[bytes, bytes]:
+        secret, ciphertext = encapsulate(public_key)
+        trace(Encapsulated(ciphertext=ciphertext, secret=secret))
+        return secret, ciphertext
+
+    return encapsulate_and_tell
 
 
 class OwnKey:

@@ -17,7 +17,6 @@ they want to read.  `Connection` takes away everything below and beside that:
 Its own socket code, record layer, cipher, key and certificate classes never run.
 """
 
-import hmac
 from collections.abc import Generator, Iterable, Sequence
 from contextvars import ContextVar
 from functools import lru_cache
@@ -46,9 +45,20 @@ from ..ktls import KernelSecrets
 from ..status import Alert, Cause
 from ..steps import Trace
 from . import checks
-from .adapters import CertificateBytes, KeyExchange, NoSocket, OwnKey, PeerKey, RecordProtection
+from .adapters import (
+    CertificateBytes,
+    KeyExchange,
+    NoBinders,
+    NoSocket,
+    OwnKey,
+    PeerKey,
+    RecordProtection,
+    VerifyData,
+    traced,
+)
 from .errors import refused, violation
 from .extensions import ExtensionType, is_hello_retry
+from .hybrid import EXCHANGES_BY_NAME, EXCHANGES_BY_NUMBER, HYBRIDS_BY_NUMBER, Encapsulate
 from .messages import (
     ORDERED_SIGNATURE_SCHEMES,
     PARSERS,
@@ -75,8 +85,6 @@ from .parameters import (
     key_kind,
 )
 from .primitives import (
-    GROUPS_BY_NAME,
-    GROUPS_BY_NUMBER,
     SCHEMES_BY_NUMBER,
     SUITES_BY_NAME,
     SUITES_BY_NUMBER,
@@ -105,30 +113,6 @@ _entropy: ContextVar[Entropy] = ContextVar("_entropy")
 
 def _get_random_bytes(count: int) -> bytearray:
     return bytearray(_entropy.get()(count))
-
-
-class _VerifyData(bytearray):
-    """A Finished's content, compared in constant time."""
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, bytes | bytearray) and hmac.compare_digest(self, other)
-
-    def __ne__(self, other: object) -> bool:
-        return not self == other
-
-    __hash__ = None
-
-
-class _NoBinders:
-    """For tlslite-ng's HandshakeHelpers, which computes binders: `psk` has done it."""
-
-    @staticmethod
-    def update_binders(*_arguments: object) -> None:
-        pass
-
-    @staticmethod
-    def verify_binder(*_arguments: object) -> bool:
-        return True
 
 
 class _NoSuites(CipherSuite):
@@ -186,7 +170,7 @@ def _derive_secret(secret: bytes, label: bytearray, transcript: Transcript | Non
 _GLOBALS: Final = {
     **vars(tlsconnection),
     "CipherSuite": _NoSuites,
-    "HandshakeHelpers": _NoBinders,
+    "HandshakeHelpers": NoBinders,
     "HashAlgorithm": _HashAlgorithm,
     "KeyExchange": _SignedContent,
     "SignatureScheme": _SignatureScheme,
@@ -243,7 +227,9 @@ _init_connection: Final = rebound(TLSConnection.__init__, {**_GLOBALS, "TLSRecor
 class Connection(TLSConnection):
     """One handshake, either role, as a generator in `steps` that wants input whenever it yields."""
 
-    def __init__(self, parameters: Parameters, entropy: Entropy, trace: Trace) -> None:
+    def __init__(
+        self, parameters: Parameters, entropy: Entropy, trace: Trace, encapsulate: Encapsulate
+    ) -> None:
         _init_connection(self, NoSocket())
         is_client = isinstance(parameters, ClientParameters | ClientPskParameters)
         self._recordLayer = RecordProtection(is_client=is_client, trace=trace)
@@ -251,6 +237,7 @@ class Connection(TLSConnection):
         self.writer: RecordWriter = self._recordLayer.writer
         self._parameters = parameters
         self._generate_entropy = entropy
+        self._encapsulate = encapsulate
         self._trace = trace
         self._client_hello: Any = None
         self._server_hello: Any = None
@@ -381,7 +368,7 @@ class Connection(TLSConnection):
         extension = self._server_hello.getExtension(ExtensionType.KEY_SHARE)
         return HandshakeCompleted(
             cipher_suite=SUITES_BY_NUMBER[self._recordLayer.suite_number].name,
-            group=None if extension is None else GROUPS_BY_NUMBER[extension.server_share.group].name,
+            group=None if extension is None else EXCHANGES_BY_NUMBER[extension.server_share.group].name,
             alpn=self._alpn,
             peer=self._peer,
             server_name=self._server_name,
@@ -407,7 +394,7 @@ class Connection(TLSConnection):
 
     def _clientSendClientHello(self, settings: Settings, *_arguments: object) -> Steps:
         session_id = _get_random_bytes(32)
-        groups = [GROUPS_BY_NAME[name].number for name in settings.keyShares]
+        groups = [EXCHANGES_BY_NAME[name].number for name in settings.keyShares]
         shares = [self._genKeyShareEntry(group, checks.TLS_1_3) for group in groups]
         hello = client_hello(
             session_id=session_id,
@@ -444,12 +431,18 @@ class Connection(TLSConnection):
 
     @staticmethod
     def _getKEX(group: int, version: tuple[int, int]) -> KeyExchange:
-        return KeyExchange(GROUPS_BY_NUMBER[group])
+        return KeyExchange(EXCHANGES_BY_NUMBER[group])
 
     def _genKeyShareEntry(self, group: int, version: tuple[int, int]) -> Any:
-        exchange = GROUPS_BY_NUMBER[group]
-        private = exchange.generate(self._generate_entropy)
+        exchange = EXCHANGES_BY_NUMBER[group]
+        private: Any = exchange.generate(self._generate_entropy)
         return KeyShareEntry().create(group, bytearray(exchange.public_value(private)), private)
+
+    def _KEMEncaps(self, group: int, public: bytearray) -> tuple[bytes, Any]:
+        secret, share = HYBRIDS_BY_NUMBER[group].encapsulate_untrusted(
+            bytes(public), self._generate_entropy, traced(self._encapsulate, self._trace)
+        )
+        return secret, KeyShareEntry().create(group, bytearray(share), None)
 
     @staticmethod
     def _sigHashesToList(
@@ -610,7 +603,7 @@ class Connection(TLSConnection):
                     scheme_number(message.signatureAlgorithm), self._peer_key_kind
                 )
             case Finished():
-                message.verify_data = _VerifyData(message.verify_data)
+                message.verify_data = VerifyData(message.verify_data)
 
     def _check_server_hello(self, hello: Any) -> None:
         checks.check_server_hello(

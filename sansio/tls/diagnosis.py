@@ -239,12 +239,12 @@ def _path_ends(_case: Case, path: _Path) -> Iterator[Failure]:
 def _outside_validity(case: Case, path: _Path) -> Iterator[Failure]:
     for certificate in path.certificates:
         if case.now < certificate.not_valid_before_utc:
-            when = f"is not valid before {_time(certificate.not_valid_before_utc)}"
+            when = f"is not valid before {moment_text(certificate.not_valid_before_utc)}"
         elif case.now > certificate.not_valid_after_utc:
-            when = f"expired on {_time(certificate.not_valid_after_utc)}"
+            when = f"expired on {moment_text(certificate.not_valid_after_utc)}"
         else:
             continue
-        text = f"{case.title(certificate)} {when}; it is {_time(case.now)} here."
+        text = f"{case.title(certificate)} {when}; it is {moment_text(case.now)} here."
         yield failure(Cause.CERTIFICATE_EXPIRED, text)
 
 
@@ -379,7 +379,8 @@ def _names(certificate: x509.Certificate) -> str:
     return f"{name_text(certificate.subject)}, issued by {name_text(certificate.issuer)}"
 
 
-def _time(moment: dt.datetime) -> str:
+def moment_text(moment: dt.datetime) -> str:
+    """Write a time for a sentence."""
     return moment.strftime("%Y-%m-%d %H:%M UTC")
 
 

@@ -22,6 +22,7 @@ from ..status import Cause, Failure, failure
 from ..steps import Trace, no_trace
 from .connection import Connection
 from .errors import HandshakeError
+from .hybrid import Encapsulate, encapsulate
 from .parameters import (
     CertificateRejected,
     Entropy,
@@ -56,12 +57,20 @@ class TlsEngine:
     Args:
         parameters: The role, and what it is to do.
         entropy: Where random bytes come from; the same entropy and the same input give the same output (but for
-            RSA signatures, whose salt `cryptography` draws).
+            RSA signatures, whose salt `cryptography` draws, and a server's ML-KEM).
+        encapsulate: Makes a server's post-quantum secrets, which are not made of `entropy`: `cryptography` draws for them.
         trace: Is told what is in the records, the signature and the traffic secrets, as they come.
     """
 
-    def __init__(self, parameters: Parameters, *, entropy: Entropy, trace: Trace = no_trace) -> None:
-        self._connection = Connection(parameters, entropy, trace)
+    def __init__(
+        self,
+        parameters: Parameters,
+        *,
+        entropy: Entropy,
+        encapsulate: Encapsulate = encapsulate,
+        trace: Trace = no_trace,
+    ) -> None:
+        self._connection = Connection(parameters, entropy, trace, encapsulate)
         self._state = _State.IDLE
         self._event: TlsEvent | None = None
 

@@ -57,6 +57,9 @@ Entropy = Callable[[int], bytes]
 CIPHER_SUITES: Final = ("AES_256_GCM", "AES_128_GCM", "CHACHA20_POLY1305", "AES_128_CCM")
 GROUPS: Final = ("x25519", "secp256r1", "secp384r1", "secp521r1")
 KEY_SHARES: Final = ("x25519", "secp256r1")
+HYBRID_GROUPS: Final = ("x25519mlkem768", "secp256r1mlkem768")
+"""Post-quantum groups, for who names them: see `hybrid.available`."""
+
 PSK_HASHES: Final = ("sha256", "sha384")
 MAX_IDENTITY_LENGTH: Final = 0xFFFF  # RFC 8446, 4.2.11: opaque identity<1..2^16-1>
 
@@ -141,7 +144,7 @@ class ClientParameters:
         identity: What to present when the server asks for a certificate; None presents none.
         alpn: The protocols to offer; a server that chooses none of them is still accepted.
         cipher_suites: In order of preference, names of `CIPHER_SUITES`.
-        groups: In order of preference, names of `GROUPS`.
+        groups: In order of preference, names of `GROUPS` and `HYBRID_GROUPS`.
         key_shares: The groups for which a share is sent at once.
     """
 
@@ -166,7 +169,7 @@ class ServerParameters:
         alpn: The protocols that are spoken; a client that offers none of them is refused, one that offers no
             ALPN at all is accepted.
         cipher_suites: In order of preference, names of `CIPHER_SUITES`.
-        groups: In order of preference, names of `GROUPS`.
+        groups: In order of preference, names of `GROUPS` and `HYBRID_GROUPS`.
     """
 
     identities: tuple[Identity, ...]
@@ -220,7 +223,7 @@ class ClientPskParameters:
         alpn: As in `ClientParameters`; nothing by default, as NVMe/TCP has none.
         allow_psk_ke: Also offer psk_ke, a handshake without key exchange and so without forward secrecy.
         cipher_suites: In order of preference; those whose hash no key has are not offered.
-        groups: In order of preference, names of `GROUPS`.
+        groups: In order of preference, names of `GROUPS` and `HYBRID_GROUPS`.
         key_shares: The groups for which a share is sent at once.
     """
 
@@ -241,7 +244,7 @@ class ServerPskParameters:
         alpn: As in `ServerParameters`; nothing by default.
         allow_psk_ke: Also accept psk_ke.
         cipher_suites: In order of preference, names of `CIPHER_SUITES`.
-        groups: In order of preference, names of `GROUPS`.
+        groups: In order of preference, names of `GROUPS` and `HYBRID_GROUPS`.
     """
 
     alpn: tuple[bytes, ...] = ()
@@ -270,7 +273,7 @@ class HandshakeCompleted:
 
     Attributes:
         cipher_suite: The name of the suite, one of `CIPHER_SUITES`.
-        group: The key exchange group, one of `GROUPS`; None after psk_ke.
+        group: The key exchange group, one of `GROUPS` or `HYBRID_GROUPS`; None after psk_ke.
         alpn: The protocol that was chosen, or None.
         peer: The peer's verified certificate; None when a client presented none, and with a pre-shared key.
         server_name: The SNI that was sent or received, or None.

@@ -25,6 +25,8 @@ One thing is stricter: a leaf whose keyUsage lacks digitalSignature is refused (
 A certificate that is itself in the store ends the search, whatever it is: a pinned self-signed server is accepted
 if name, validity and purpose are right, as OpenSSL does.
 
+What was accepted then is looked up in the revocation lists, if there are any: `revocation`.
+
 Limits of the library (version 50), each with its own reason in the rejection: authorities with Ed25519 or Ed448
 keys (such leaves are fine), or with a key that is restricted to RSASSA-PSS; SHA-1 signatures; X.509 version 1;
 DNS names with an underscore; a subjectAltName that is critical beside a subject, or not critical without one.
@@ -65,6 +67,7 @@ from .certificates import (
 )
 from .diagnosis import CLIENT, MAX_CHAIN_LENGTH, SERVER, Case, Role, diagnose
 from .parameters import CertificateRejected, PeerCertificate
+from .revocation import RevocationJudge
 from .truststore import TrustStore, TrustStoreError
 
 __all__ = [
@@ -83,15 +86,18 @@ MAX_CHAIN_BYTES: Final = 64 << 10
 class ServerCertificateVerifier:
     """Judges the chain of a server; a `PeerVerifier`."""
 
-    __slots__ = ("_name", "_now", "_store")
+    __slots__ = ("_name", "_now", "_revocation", "_store")
 
-    def __init__(self, store: TrustStore, *, name: str, now: dt.datetime) -> None:
+    def __init__(
+        self, store: TrustStore, *, name: str, now: dt.datetime, revocation: RevocationJudge | None = None
+    ) -> None:
         """Make a verifier for one handshake.
 
         Args:
             store: Whom to trust.
             name: The server's name, a DNS name or an IP address, that has to be in its subjectAltName.
             now: The time for which certificates have to be valid, with a time zone.
+            revocation: Knows which certificates were revoked; None does not ask.
 
         Raises:
             ValueError: `now` has no time zone.
@@ -99,6 +105,7 @@ class ServerCertificateVerifier:
         self._store = store
         self._name = name
         self._now = _aware(now)
+        self._revocation = revocation
 
     def verify_untrusted(self, chain: Sequence[bytes]) -> tuple[PeerCertificate, x509.Certificate]:
         """Verify DER certificates, the leaf first; see `PeerVerifier`.
@@ -115,7 +122,7 @@ class ServerCertificateVerifier:
             except ValueError:
                 raise _impossible_name(self._name) from None
             case = Case(role=SERVER, chain=certificates, store=self._store, now=self._now, subject=subject)
-            return _verdict(chain, case, verifier)
+            return _verdict(chain, case, verifier, self._revocation)
 
 
 class ClientCertificateVerifier:
@@ -124,20 +131,24 @@ class ClientCertificateVerifier:
     A client of any name is accepted: which of them may connect is decided elsewhere.
     """
 
-    __slots__ = ("_now", "_store")
+    __slots__ = ("_now", "_revocation", "_store")
 
-    def __init__(self, store: TrustStore, *, now: dt.datetime) -> None:
+    def __init__(
+        self, store: TrustStore, *, now: dt.datetime, revocation: RevocationJudge | None = None
+    ) -> None:
         """Make a verifier for one handshake.
 
         Args:
             store: Whom to trust.
             now: The time for which certificates have to be valid, with a time zone.
+            revocation: Knows which certificates were revoked; None does not ask.
 
         Raises:
             ValueError: `now` has no time zone.
         """
         self._store = store
         self._now = _aware(now)
+        self._revocation = revocation
 
     def verify_untrusted(self, chain: Sequence[bytes]) -> tuple[PeerCertificate, x509.Certificate]:
         """Verify DER certificates, the leaf first; see `PeerVerifier`.
@@ -148,7 +159,8 @@ class ClientCertificateVerifier:
         with quiet():
             certificates = _parse_untrusted(chain, CLIENT)
             case = Case(role=CLIENT, chain=certificates, store=self._store, now=self._now, subject=None)
-            return _verdict(chain, case, _builder(self._store, self._now, _CLIENT_EE).build_client_verifier())
+            verifier = _builder(self._store, self._now, _CLIENT_EE).build_client_verifier()
+            return _verdict(chain, case, verifier, self._revocation)
 
 
 def _aware(now: dt.datetime) -> dt.datetime:
@@ -211,12 +223,20 @@ def _rejected(cause: Cause, reason: str) -> CertificateRejected:
 
 
 def _verdict(
-    chain: Sequence[bytes], case: Case, verifier: ServerVerifier | ClientVerifier
+    chain: Sequence[bytes],
+    case: Case,
+    verifier: ServerVerifier | ClientVerifier,
+    revocation: RevocationJudge | None,
 ) -> tuple[PeerCertificate, x509.Certificate]:
     try:
-        verifier.verify(case.leaf, list(case.chain[1:]))
+        verified = verifier.verify(case.leaf, list(case.chain[1:]))
     except (VerificationError, *UNREADABLE) as error:
         raise CertificateRejected(diagnose(case, str(error))) from None
+    if revocation is not None:
+        path = verified if isinstance(verified, list) else verified.chain
+        failed = revocation.judge(case, path)
+        if failed is not None:
+            raise CertificateRejected(failed)
     return replace(_peer(case.leaf), chain=tuple(chain)), case.leaf
 
 

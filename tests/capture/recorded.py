@@ -1,6 +1,7 @@
 """Requests recorded on the simulated machine, one of each kind: what the tests of captures share."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import cache
 
 import trio
@@ -10,22 +11,28 @@ from ktls_agent.sansio.capture.recording import Recording
 from ktls_agent.sansio.capture.transcript import Transcript
 from ktls_agent.sansio.netlink.events import CertificateSerials
 from ktls_agent.sansio.netlink.spec import Auth
+from ktls_agent.sansio.policy import CLASSICAL, HYBRID, Credentials
 from ktls_agent.sansio.tls.parameters import ServerPskParameters
+from ktls_agent.sansio.tls.revocation import RevocationLists
 from tests.io_trio.house import (
     House,
     Peer,
     as_client,
     as_server,
+    authority,
     client_certificate,
     client_request,
+    full_credentials,
     host_request,
     offering,
     psk,
     running_house,
+    server_certificate,
     server_request,
     target_request,
 )
 from tests.pki import Authority
+from tests.tls.revocations import crl, pem
 
 KEY = psk()
 
@@ -48,10 +55,28 @@ async def _server(house: House) -> None:
     await consumer.wait()
 
 
+async def _server_with_ml_kem(house: House) -> None:
+    consumer, theirs = await house.ask(server_request())
+    offer = replace(as_client(), groups=HYBRID.groups, key_shares=HYBRID.key_shares)
+    await Peer().shake_hands(theirs, offer)
+    await consumer.wait()
+
+
 async def _server_refuses(house: House) -> None:
     consumer, theirs = await house.ask(server_request())
     await Peer().shake_hands(theirs, as_client(Authority("Unknown").issue(("client.test",))))
     await consumer.wait()
+
+
+def revoking(*revoked: int) -> Credentials:
+    """The usual credentials, with a list that revokes these serials."""
+    lists = RevocationLists.from_file(pem(crl(authority(), *revoked)))
+    made = full_credentials()
+    return replace(
+        made,
+        client=replace(made.client, revocation=lists),
+        server=replace(made.server, revocation=lists),
+    )
 
 
 async def _host(house: House) -> None:
@@ -100,7 +125,12 @@ PLAYS: dict[str, Callable[[House], Awaitable[None]]] = {
     "client": _client,
     "client refuses": _client_refuses,
     "server": _server,
+    "server with ML-KEM": _server_with_ml_kem,
+    "server without ML-KEM": _server_with_ml_kem,
     "server refuses": _server_refuses,
+    "client finds nothing revoked": _client,
+    "client finds the server revoked": _client,
+    "server finds the client revoked": _server,
     "host": _host,
     "target": _target,
     "unreadable keys": _unreadable_keys,
@@ -110,12 +140,22 @@ PLAYS: dict[str, Callable[[House], Awaitable[None]]] = {
 }
 
 
+CREDENTIALS: dict[str, Callable[[], Credentials]] = {
+    "server without ML-KEM": lambda: replace(full_credentials(), key_exchange=CLASSICAL),
+    "client finds nothing revoked": revoking,
+    "client finds the server revoked": lambda: revoking(server_certificate().certificate.serial_number),
+    "server finds the client revoked": lambda: revoking(client_certificate().certificate.serial_number),
+}
+
+
 @cache
 def recording(kind: str) -> Recording:
     """Record one request."""
 
     async def play() -> Recording:
-        async with running_house(machine=Machine()) as house:
+        async with running_house(
+            machine=Machine(), credentials=CREDENTIALS.get(kind, full_credentials)
+        ) as house:
             await PLAYS[kind](house)
             await house.finished()
             return house.recordings[0]

@@ -9,18 +9,23 @@ from hypothesis import strategies as st
 
 from ktls_agent.sansio.capture.differences import describe_replay
 from ktls_agent.sansio.capture.replay import Cut, byte_by_byte, cut_at, replay, whole
-from ktls_agent.sansio.capture.transcript import TimedStep, Transcript
+from ktls_agent.sansio.capture.transcript import TimedStep, Transcript, encode_transcript
+from ktls_agent.sansio.policy import HYBRID
+from ktls_agent.sansio.status import Cause
 from ktls_agent.sansio.steps import (
     Answered,
     Closed,
+    Configured,
     Datagram,
     Drew,
+    Encapsulated,
     Exported,
     Noted,
     PeerKeyMade,
     Plaintext,
     Received,
     Reported,
+    RevocationChecked,
     Sent,
     Signed,
     Started,
@@ -40,6 +45,40 @@ def test_everything_comes_out_as_it_was_recorded(kind: str, cut: Cut | None) -> 
     assert result.engine_ran
     if cut is None:
         assert result.compared == len(transcript(kind).steps)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause"),
+    [
+        ("client finds nothing revoked", None),
+        ("client finds the server revoked", Cause.CERTIFICATE_REVOKED),
+        ("server finds the client revoked", Cause.CERTIFICATE_REVOKED),
+    ],
+)
+def test_what_the_revocation_lists_said_is_recorded_and_not_the_lists(kind: str, cause: Cause | None) -> None:
+    (checked,) = transcript(kind).of_type(RevocationChecked)
+    assert (None if checked.failure is None else checked.failure.cause) is cause
+    without = [timed for timed in transcript(kind).steps if not isinstance(timed.step, RevocationChecked)]
+    assert replay(replace(transcript(kind), steps=tuple(without))).identical is (cause is None)
+
+
+def test_an_encapsulation_is_recorded_as_a_secret() -> None:
+    (made,) = transcript("server with ML-KEM").of_type(Encapsulated)
+    assert made.secret is not None
+    kept = transcript("server with ML-KEM", secrets=False)
+    (redacted,) = kept.of_type(Encapsulated)
+    assert redacted == replace(made, secret=None)
+    assert not replay(kept).engine_ran
+    assert transcript("server without ML-KEM").of_type(Encapsulated) == []
+
+
+def test_groups_are_recorded_where_they_are_not_the_classical_ones() -> None:
+    (now,) = transcript("server with ML-KEM").of_type(Configured)
+    assert (now.groups, now.key_shares) == (HYBRID.groups, HYBRID.key_shares)
+    (then,) = transcript("server without ML-KEM").of_type(Configured)
+    assert (then.groups, then.key_shares) == (None, None)
+    written = encode_transcript(transcript("server without ML-KEM"))
+    assert b"groups" not in written
 
 
 @given(kind=st.sampled_from(list(PLAYS)), places=st.lists(st.integers(1, 2000), max_size=8))
@@ -131,7 +170,9 @@ def test_a_step_less_or_more_makes_a_difference(kind: str) -> None:
         # And whether the consumer hung up before the bytes were out is nobody's to know.
         unknown = (Started, Datagram, Summarized, *([Sent] if kind == "cancelled" else []))
         if not isinstance(timed.step, unknown):
-            assert not replay(with_step(made, number)).identical, timed.step
+            # (revocation lists that have nothing to say are as none)
+            silent = timed.step == RevocationChecked(failure=None)
+            assert replay(with_step(made, number)).identical is silent, timed.step
             assert not replay(with_step(made, number, timed.step, timed.step)).identical, timed.step
 
 

@@ -158,7 +158,7 @@ def test_without_secrets_no_key_is_in_the_file(kind: str) -> None:
     written = encode_transcript(transcript(kind, secrets=False)).decode()
     assert not [secret for secret in secrets_of(kind) if secret.hex() in written]
     kept = [secret for secret in ephemeral_keys_of(kind) if secret.hex() in written]
-    assert bool(kept) is (kind in {"client refuses", "cancelled"})
+    assert bool(kept) is (kind in {"client refuses", "client finds the server revoked", "cancelled"})
 
 
 def test_no_secret_is_in_what_a_step_says_of_itself() -> None:

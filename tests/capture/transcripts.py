@@ -15,7 +15,7 @@ from ktls_agent.sansio.lifecycle import CloseSocket, Deadlines, InstallKeys, Sen
 from ktls_agent.sansio.netlink.events import AcceptReply, CertificateSerials
 from ktls_agent.sansio.netlink.messages import encode_accept, encode_accept_reply, encode_done, encode_error
 from ktls_agent.sansio.netlink.spec import Auth, MessageType
-from ktls_agent.sansio.policy import Credentials, RequestRefused, RoleCredentials
+from ktls_agent.sansio.policy import CLASSICAL, Credentials, RequestRefused, RoleCredentials
 from ktls_agent.sansio.request import (
     CertificateKeys,
     ClientAnon,
@@ -85,6 +85,7 @@ class Keys:
 def credentials(*, own: bool = True) -> Credentials:
     """What `tests.tls.handshakes` has, for both roles."""
     return Credentials(
+        key_exchange=CLASSICAL,
         client=RoleCredentials(trust=trust(), identity=client_identity() if own else None),
         server=RoleCredentials(trust=trust(), identity=identity() if own else None),
     )

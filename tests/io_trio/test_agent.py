@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import trio
@@ -16,6 +16,7 @@ from ktls_agent.io_trio.agent import Agent, AgentError
 from ktls_agent.io_trio.handler import Services
 from ktls_agent.io_trio.ktls import KeysRefused
 from ktls_agent.io_trio.simulation.machine import Consumer, Machine, SimulatedSocket, connected_pair
+from ktls_agent.sansio.config import Configuration, DebugConfiguration
 from ktls_agent.sansio.ktls import KernelSecrets
 from ktls_agent.sansio.netlink.events import AcceptReply, CertificateSerials
 from ktls_agent.sansio.netlink.messages import encode_message
@@ -878,3 +879,27 @@ async def test_accepts_between_the_steps_of_other_handshakes(monkeypatch: pytest
             os.write(theirs.fileno(), b"\x16\x03\x03\x00\x07garbage")  # all at once: nobody runs between
         await until(lambda: steps == 8)
         assert min(steps_before_accept, default=99) <= 2, (steps_before_accept, steps)
+
+
+def delaying(seconds: int) -> Credentials:
+    debug = DebugConfiguration(delay_done=seconds)
+    return replace(full_credentials(), configuration=Configuration(debug=debug))
+
+
+async def test_done_is_delayed_where_the_configuration_says_so(autojump_clock: MockClock) -> None:
+    async with running_house(credentials=lambda: delaying(7)) as house:
+        consumer, _ = await house.ask(server_request(Auth.UNAUTH))
+        assert (await consumer.wait()).status == errno.EINVAL
+        assert trio.current_time() == pytest.approx(7, abs=0.01)
+        _, fields = await house.finished()
+        assert "done_error" not in fields  # The answer's deadline is later by the delay, too.
+
+
+async def test_a_stop_does_not_cut_the_delay_short(autojump_clock: MockClock) -> None:
+    async with running_house(credentials=lambda: delaying(20)) as house:
+        consumer, _ = await house.ask(server_request(Auth.UNAUTH))
+        await trio.sleep(1)
+        house.agent.stop()
+        house.agent.stop()
+        assert (await consumer.wait()).status == errno.EINVAL
+        assert trio.current_time() == pytest.approx(20, abs=0.01)

@@ -100,8 +100,7 @@ def test_what_is_wrong_is_found(proc: Path, configuration: Path) -> None:
         (Level.WARNING, "privileges"),
         (Level.ERROR, "kernel TLS"),
         (Level.WARNING, "keyrings"),
-        (Level.ERROR, "files"),
-        (Level.WARNING, "configuration"),
+        (Level.ERROR, "configuration"),
     ]
 
 

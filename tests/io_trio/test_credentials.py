@@ -11,7 +11,11 @@ from ktls_agent.io_trio.credentials import (
     find_configuration,
     load_credentials,
 )
+from ktls_agent.io_trio.files import ConfiguredFile
+from ktls_agent.sansio.tls.revocation import RevocationLists
 from tests.io_trio.house import authority, client_certificate, server_certificate
+from tests.pki import DAY, NOW, Authority
+from tests.tls.revocations import crl, pem
 
 
 @dataclass
@@ -34,6 +38,7 @@ class Etc:
 def etc(tmp_path: Path) -> Etc:
     made = Etc(tmp_path)
     made.file("ca.pem", authority().pem(), 0o644)
+    made.file("forged.pem", pem(crl(authority(), signer=Authority("Forger"))), 0o644)
     for name, issued in (("server", server_certificate()), ("client", client_certificate())):
         made.file(f"{name}.pem", issued.certificate_pem(), 0o644)
         made.file(f"{name}.key", issued.private_key_pem())
@@ -65,6 +70,29 @@ def test_loads_everything_that_is_named(etc: Etc) -> None:
     assert credentials.warnings == ()
 
 
+def test_revocation_lists_are_read_once_and_again_at_a_reload(etc: Etc) -> None:
+    etc.file("crl.pem", pem(crl(authority())))
+    text = FULL.replace("x509.truststore=@/ca.pem", "x509.truststore=@/ca.pem\nx509.crl=@/crl.pem")
+    path = etc.configure(text)
+    store = CredentialStore(lambda: load_credentials(path, now=NOW))
+    before = store.current
+    assert before.warnings == ()
+    assert isinstance(before.client.revocation, RevocationLists)
+    assert before.client.revocation is before.server.revocation
+    etc.file("crl.pem", pem(crl(authority(), 5, next_update=NOW - DAY / 2)))
+    store.reload()
+    assert isinstance(store.current.client.revocation, RevocationLists)
+    assert list(store.current.client.revocation.lists[0].revoked) == [5]
+    (warning,) = store.current.warnings
+    assert warning.startswith(f"{etc.path}/crl.pem: The revocation list of CN=Test Root is out of date: ")
+
+
+def test_revocation_lists_without_a_trust_store_are_read(etc: Etc) -> None:
+    etc.file("crl.pem", pem(crl(authority())))
+    path = etc.configure("[authenticate.client]\nx509.crl=@/crl.pem\n")
+    assert load_credentials(path, system_trust_stores=(), now=NOW).client.revocation is not None
+
+
 def test_without_configuration_there_is_the_systems_trust_alone(etc: Etc) -> None:
     credentials = load_credentials(None, system_trust_stores=(etc.path / "absent", etc.path / "ca.pem"))
     assert credentials.client.trust is not None
@@ -92,10 +120,46 @@ def test_entries_that_were_left_out_are_told_once(etc: Etc) -> None:
     assert "is not a CERTIFICATE" in credentials.warnings[0]
 
 
-def test_a_key_that_others_may_read_is_told(etc: Etc) -> None:
-    (etc.path / "server.key").chmod(0o640)
-    assert load_credentials(etc.configure(FULL)).warnings == (
-        f"The private key {etc.path}/server.key has mode 0640: other users may read it; use chmod 0600.",
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_a_key_that_others_may_read_is_an_error_unless_it_is_allowed(etc: Etc, mode: int) -> None:
+    (etc.path / "server.key").chmod(mode)
+    path = etc.configure(FULL)
+    said = f"The server's private key {etc.path}/server.key has mode {mode:04o}: other users may read or change it."
+    with pytest.raises(ConfigurationUnusable) as caught:
+        load_credentials(path)
+    assert str(caught.value).startswith(f"{said} Make it the agent's own (chown, chmod 0600), and a new key")
+    assert "--allow-readable-keys" in str(caught.value)
+    assert load_credentials(path, allow_readable_keys=True).warnings == (said,)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400])
+def test_a_key_of_the_agents_own_is_taken(etc: Etc, mode: int) -> None:
+    (etc.path / "server.key").chmod(mode)
+    assert load_credentials(etc.configure(FULL)).warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("owner", "own", "fine"), [(0, 0, True), (0, 7, True), (7, 7, True), (8, 7, False), (7, 0, False)]
+)
+def test_a_file_belongs_to_root_or_to_the_agents_user(owner: int, own: int, fine: bool) -> None:
+    file = ConfiguredFile(path=Path("/etc/x"), what="trust store", data=b"", mode=0o600, owner=owner)
+    assert (file.exposure(own) is None) is fine
+    assert (file.openness(own) is None) is fine
+    if not fine:
+        belongs = f"The trust store /etc/x belongs to the user {owner}, who may "
+        assert file.exposure(own) == belongs + "read and change it."
+        assert file.openness(own) == belongs + "change it."
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("ca.pem", "trust store"), ("server.pem", "server's certificate"), ("tlshd.conf", "configuration")],
+)
+def test_a_file_that_others_may_change_is_told(etc: Etc, name: str, what: str) -> None:
+    path = etc.configure(FULL)
+    (etc.path / name).chmod(0o664)
+    assert load_credentials(path).warnings == (
+        f"The {what} {etc.path}/{name} has mode 0664: other users may change it; use chmod go-w.",
     )
 
 
@@ -107,7 +171,18 @@ def test_lines_without_effect_are_told(etc: Etc) -> None:
 UNUSABLE = {
     "absent": (None, "The configuration @/tlshd.conf can't be read: No such file or directory."),
     "no key file": ("loglevel\n", "@/tlshd.conf, line 1: "),
-    "crl": ("[authenticate.client]\nx509.crl=@/crl.pem\n", "@/tlshd.conf, line 2: x509.crl is set"),
+    "absent revocation lists": (
+        "[authenticate.client]\nx509.truststore=@/ca.pem\nx509.crl=@/absent\n",
+        "The file of revocation lists @/absent can't be read: No such file or directory.",
+    ),
+    "no revocation list": (
+        "[authenticate.server]\nx509.truststore=@/ca.pem\nx509.crl=@/ca.pem\n",
+        "@/ca.pem: The file holds no revocation list, in PEM (X509 CRL) or in DER.",
+    ),
+    "forged revocation list": (
+        "[authenticate.server]\nx509.truststore=@/ca.pem\nx509.crl=@/forged.pem\n",
+        "@/forged.pem: The revocation list of CN=Test Root has a signature that is not its issuer's.",
+    ),
     "absent trust store": (
         "[authenticate.client]\nx509.truststore=@/absent\n",
         "The trust store @/absent can't be read: No such file or directory.",

@@ -63,7 +63,7 @@ def test_every_scenario_goes_as_expected_within_a_terminals_width() -> None:
         "server, x509",
         "server, psk",
         "client, psk",
-        "x25519; psk",
+        "x25519mlkem768; psk",
         "wrong binder",
         "alert unknown_psk_identity",
     ):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import pytest
 from ktls_agent.io_trio import service as service_module
 from ktls_agent.io_trio import workers as workers_module
 from ktls_agent.io_trio.agent import AgentError
+from ktls_agent.io_trio.notify import Notifier
 from ktls_agent.io_trio.service import run_workers
-from ktls_agent.io_trio.workers import Supervisor
+from ktls_agent.io_trio.workers import Relay, Supervisor
 from tests.io_trio.house import Log
 
 PATIENCE = 10.0
@@ -25,11 +27,18 @@ class Trial:
     Workers write a line each into a file when they begin, and for what befalls them.
     """
 
-    def __init__(self, folder: Path, work: Callable[["Trial"], int], *, count: int = 2) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        work: Callable[["Trial"], int],
+        *,
+        count: int = 2,
+        relay: Relay | None = None,
+    ) -> None:
         self.file = folder / "workers"
         self.file.touch()
         self.log = Log()
-        self._supervisor = Supervisor(lambda: work(self), count=count, log=self.log)
+        self._supervisor = Supervisor(lambda: work(self), count=count, log=self.log, relay=relay)
 
     def write(self, text: str) -> None:
         with self.file.open("a") as file:
@@ -198,6 +207,41 @@ def test_gives_up_where_none_can_serve(tmp_path: Path) -> None:
     assert trial.log.lines == []
 
 
+def test_what_workers_tell_systemd_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.settimeout(PATIENCE)
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+
+        def tell(trial: Trial) -> int:
+            Notifier.from_environment(os.environ).ready()
+            return serve(trial)
+
+        relay = Relay(os.environ["NOTIFY_SOCKET"])
+        trial = Trial(tmp_path, tell, relay=relay)
+        said: list[bytes] = []
+
+        def act() -> None:
+            said.extend(systemd.recv(4096) for _ in range(2))
+            trial.until(lambda: len(trial.lines("ready")) == 2)
+            send(signal.SIGTERM)
+
+        assert trial.run(act) == 0
+        assert [note.splitlines()[0] for note in said] == [b"READY=1"] * 2
+        relay.close()
+
+
+@pytest.mark.parametrize("address", ["@ktls-agent-nobody-listens", "/nonexistent/notify"])
+def test_a_systemd_that_does_not_listen_is_no_reason_to_end(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    relay = Relay(address)
+    Notifier.from_environment(os.environ).ready()
+    relay.pass_on()
+    relay.close()
+
+
 # The service
 
 
@@ -205,7 +249,15 @@ def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
     monkeypatch.setattr(service_module, "run_service", lambda *_, **named: calls.append(named))
     assert run_workers(None, to_stderr=True, count=1) == 0
-    assert calls == [{"to_stderr": True, "log_format": "text", "record": None, "status_socket": None}]
+    assert calls == [
+        {
+            "to_stderr": True,
+            "log_format": "text",
+            "record": None,
+            "status_socket": None,
+            "allow_readable_keys": False,
+        }
+    ]
 
 
 def test_why_none_can_serve_is_told_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
