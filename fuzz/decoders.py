@@ -57,6 +57,7 @@ from ktls_agent.sansio.tls.diagnosis import MAX_REASON
 from ktls_agent.sansio.tls.parameters import PSK_HASHES, CertificateRejected, PeerVerifier
 from ktls_agent.sansio.tls.primitives import SUITES_BY_NAME, TAG_LENGTH, RecordKey
 from ktls_agent.sansio.tls.records import MAX_PLAINTEXT
+from ktls_agent.sansio.tls.revocation import RevocationListError, RevocationLists
 from ktls_agent.sansio.tls.tickets import ticket_waits_untrusted
 from ktls_agent.sansio.tls.verify import ServerCertificateVerifier
 
@@ -282,6 +283,31 @@ def _odd_certificates() -> list[bytes]:
     ]
 
 
+def revocation_lists(data: bytes) -> None:
+    """A file of revocation lists, held against the root that they claim to be of."""
+    try:
+        lists = RevocationLists.from_file(data)
+        lists.check_anchors(world.STORE)
+    except RevocationListError as error:
+        assert str(error).isprintable()
+        return
+    assert all(sentence.isprintable() for sentence in lists.oddities(pki.NOW))
+
+
+def _revocation_lists() -> list[bytes]:
+    key = world.authority_key(world.ROOT_NAME)
+    issuer = x509.load_der_x509_certificate(world.ROOT).subject
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer)
+    builder = builder.last_update(pki.NOW - pki.DAY).next_update(pki.NOW + pki.DAY)
+    revoked = x509.RevokedCertificateBuilder().serial_number(77).revocation_date(pki.NOW - pki.DAY)
+    reason = x509.CRLReason(x509.ReasonFlags.key_compromise)
+    builder = builder.add_revoked_certificate(revoked.add_extension(reason, critical=False).build())
+    made = builder.add_extension(x509.CRLNumber(1), critical=False).sign(
+        key, hashes.SHA256(), ecdsa_deterministic=True
+    )
+    return [made.public_bytes(serialization.Encoding.DER), made.public_bytes(serialization.Encoding.PEM)]
+
+
 def rpc_reply(data: bytes) -> None:
     """A server's answer to a call with AUTH_TLS: its record mark, then the reply."""
     try:
@@ -308,6 +334,14 @@ def _rpc_replies() -> list[bytes]:
 
 
 TARGETS: Final = (
+    Target(
+        run=revocation_lists,
+        seeds=_revocation_lists,
+        mutator=Mutator(mutators.DER),
+        max_length=2048,
+        edges_only=True,
+        keep=60,
+    ),
     Target(run=rpc_reply, seeds=_rpc_replies, max_length=512),
     Target(
         run=behind_handshake, seeds=lambda: [b"\x04\x00\x00\x05ticks\x16", b"\x02\x74\x15"], max_length=512

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ktls_agent.cli.foreign import describe_foreign
 from ktls_agent.sansio.capture.differences import describe_replay
+from ktls_agent.sansio.capture.pcapng import encode_pcapng
 from ktls_agent.sansio.capture.replay import Cut, byte_by_byte, cut_at, replay, whole
 from ktls_agent.sansio.capture.transcript import (
     Transcript,
@@ -42,6 +44,19 @@ def test_comes_out_as_it_was_recorded_however_it_is_cut(name: str, places: list[
 def test_is_written_as_it_was_read() -> None:
     for path in FOLDER.glob("*.transcript"):
         assert encode_transcript(CAPTURES[path.stem]) == path.read_bytes(), path.name
+
+
+def test_its_pcapng_is_made_as_it_was() -> None:
+    for path in FOLDER.glob("*.transcript"):
+        assert encode_pcapng(CAPTURES[path.stem]) == path.with_suffix(".pcapng").read_bytes(), path.name
+
+
+@pytest.mark.parametrize("name", [name for name in CAPTURES if "while" not in name])
+def test_its_pcapng_checks_out_as_a_foreign_capture_does(name: str) -> None:
+    """What was sent, decrypted with the secrets in the file, is right in the eyes of who did not take part."""
+    lines: list[str] = []
+    path = FOLDER / f"{name}.pcapng"
+    assert describe_foreign([path], [], write=lines.append, complain=lines.append) == 0, "\n".join(lines)
 
 
 def test_there_is_one_of_everything_that_can_be_recorded() -> None:

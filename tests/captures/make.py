@@ -16,6 +16,7 @@ from typing import Final
 
 import trio
 
+from ktls_agent.sansio.capture.pcapng import encode_pcapng
 from ktls_agent.sansio.capture.recording import Recording
 from ktls_agent.sansio.capture.transcript import (
     Transcript,
@@ -50,8 +51,9 @@ AGENT: Final = version("ktls-agent")
 
 
 def write(name: str, transcript: Transcript) -> None:
-    """Write one golden capture."""
+    """Write one golden capture, and the pcapng that goes with it."""
     (FOLDER / f"{name}.transcript").write_bytes(encode_transcript(transcript))
+    (FOLDER / f"{name}.pcapng").write_bytes(encode_pcapng(transcript))
     sys.stdout.write(f"{name}\n")
 
 
